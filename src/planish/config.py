@@ -1,0 +1,169 @@
+"""Build options and the table of environment variables."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from planish.errors import ConfigError
+
+PRECISIONS = ("fp32", "bf16")
+TUNE_MODES = ("off", "cache", "measure")
+FALLBACKS = ("reference", "error")
+DEFAULT_BATCH_RANGE = (1, 1, 32)  # a symbolic batch without a profile: min, opt, max
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Allowed shapes of one input: smallest, the one to tune for, largest.
+
+    Each is a full shape; extents that the model fixes must be equal in all three.
+    """
+
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.min) == len(self.opt) == len(self.max):
+            raise ConfigError(
+                f"min, opt and max of a profile have ranks {len(self.min)}, {len(self.opt)}, "
+                f"{len(self.max)}",
+                fix="give three shapes of one rank",
+            )
+        for low, middle, high in zip(self.min, self.opt, self.max, strict=True):
+            if not 0 <= low <= middle <= high:
+                raise ConfigError(
+                    f"a profile needs min <= opt <= max for every axis, got {self}",
+                    fix="order the three shapes",
+                )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What `BuildConfig.progress` receives: the stage, how far it is, and what is left.
+
+    Attributes
+    ----------
+    stage : str
+        "import", "passes", "tactics", "compile", "tune", "write".
+    done, total : int
+        Units finished and known in this stage.
+    remaining : float
+        Seconds left of the time budget.
+    detail : str
+        What is being worked on.
+    """
+
+    stage: str
+    done: int
+    total: int
+    remaining: float
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """Options of a build; None means the default.
+
+    Attributes
+    ----------
+    device : str
+        "cpu".
+    precision : str
+        "fp32" or "bf16": the element type that activations and weights are lowered to.
+    profiles : dict of str to Profile
+        Ranges of inputs with symbolic extents. Without one, a symbolic batch (axis 0) serves 1
+        to 32; any other symbolic extent asks for a profile.
+    time_budget : float
+        Seconds that the whole build may take. A correct engine exists early; tuning improves it
+        until the budget ends.
+    workspace_limit : int or None
+        Bytes of scratch memory that one kernel may use in all.
+    threads : int or None
+        Threads of one inference; None for the cores this process may use.
+    tune : str
+        "off" (heuristic choice), "cache" (only what the timing cache knows), "measure".
+    timing_cache : path or None
+        File of earlier measurements; read, and updated after a measuring build.
+    fallback : str
+        "reference" runs regions without a kernel in numpy and says so; "error" refuses them.
+    tactic_sources : tuple of str or None
+        Tactics to choose from, by name; None for all.
+    progress : callable or None
+        Called with `Progress` now and then.
+    cancel : callable or None
+        Polled during the build; returning True ends tuning (the engine so far is returned) or,
+        before an engine exists, raises BuildCancelled.
+    verify : bool
+        Check the graph's invariants after every pass.
+    """
+
+    device: str = "cpu"
+    precision: str = "fp32"
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    time_budget: float = 120.0
+    workspace_limit: int | None = None
+    threads: int | None = None
+    tune: str = "measure"
+    timing_cache: str | Path | None = None
+    fallback: str = "reference"
+    tactic_sources: tuple[str, ...] | None = None
+    progress: Callable[[Progress], None] | None = None
+    cancel: Callable[[], bool] | None = None
+    verify: bool = True
+
+    def __post_init__(self) -> None:
+        _one_of("device", self.device, ("cpu",))
+        _one_of("precision", self.precision, PRECISIONS)
+        _one_of("tune", self.tune, TUNE_MODES)
+        _one_of("fallback", self.fallback, FALLBACKS)
+        if self.time_budget <= 0:
+            raise ConfigError(
+                f"time_budget is {self.time_budget}, expected seconds above 0",
+                where="BuildConfig.time_budget",
+                fix='give a positive number, or tune="off" for the shortest build',
+            )
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(
+                f"threads is {self.threads}, expected at least 1", where="BuildConfig.threads"
+            )
+
+    @property
+    def thread_count(self) -> int:
+        """Threads of one inference, with the default filled in."""
+        return self.threads or len(os.sched_getaffinity(0))
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value in allowed:
+        return
+    near = difflib.get_close_matches(value, allowed, n=1)
+    raise ConfigError(
+        f"{name} is {value!r}, expected one of {', '.join(allowed)}",
+        where=f"BuildConfig.{name}",
+        fix=f"did you mean {near[0]!r}?" if near else f"use {allowed[0]!r}",
+    )
+
+
+ENVIRONMENT = {
+    "PLANISH_DEBUG": "0..4: how much a build prints (1 stages, 2 passes, 3 tactics, 4 source)",
+    "PLANISH_DUMP": "a folder that receives numbered text after each pass, the plan and the source",
+    "PLANISH_STOP_AFTER": "name of a stage (import, passes, tactics, plan) to stop after",
+    "PLANISH_CACHE": "folder of the default timing cache and compiled objects",
+}
+
+
+def environment(name: str) -> str | None:
+    """Return a PLANISH_ variable; raise ConfigError when an unknown one is set."""
+    for key in os.environ:
+        if key.startswith("PLANISH_") and key not in ENVIRONMENT:
+            near = difflib.get_close_matches(key, ENVIRONMENT, n=1)
+            raise ConfigError(
+                f"unknown environment variable {key}",
+                fix=f"did you mean {near[0]}?" if near else f"known: {', '.join(ENVIRONMENT)}",
+            )
+    return os.environ.get(name)
