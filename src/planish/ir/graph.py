@@ -207,6 +207,8 @@ class Node:
 class Graph:
     """Nodes in execution order, with inputs and outputs.
 
+    `ranges` of the outermost graph holds (min, opt, max) of every symbol that shapes may use.
+
     Parameters
     ----------
     name : str
@@ -219,6 +221,7 @@ class Graph:
         self.outputs: list[Value] = []
         self.input_names: list[str] = []
         self.output_names: list[str] = []
+        self.ranges: dict[str, tuple[int, int, int]] = {}
         self._first: Node | None = None
         self._last: Node | None = None
         self._count = 0
