@@ -151,10 +151,18 @@ class ExternalKernel:
 
 
 class Tactic(ABC):
-    """Base class of tactics; a subclass with a `name` in backends/<device>/tactics/ is found."""
+    """Base class of tactics; a subclass with a `name` in backends/<device>/tactics/ is found.
+
+    Class attributes
+    ----------------
+    rank : int
+        Order of preference before anything is measured: the lowest rank that supports a region
+        is the heuristic choice (10 specialised, 50 generic, 90 last resort).
+    """
 
     name: ClassVar[str] = ""
     device: ClassVar[str] = "cpu"
+    rank: ClassVar[int] = 50
 
     @abstractmethod
     def supports(self, region: Region, target: Target) -> Support:

@@ -1,0 +1,137 @@
+"""The autotuner: times candidate kernels through the real runtime and keeps the fastest.
+
+Work goes in *waves*. A wave takes every group that still has untried candidates, in network
+order, and gives each a few challengers beside its current best. All kernels of a wave are
+compiled at once and become the steps of one plan, which the real runtime executes many times:
+candidates are interleaved, and between two runs of one kernel the rest of the network passes
+through the caches, as it does in an inference. A challenger counts only if its results agree
+with the current best's on the same inputs.
+
+The median is used, and a challenger's time is scaled by how the incumbent moved between waves, so
+slow drifts of a shared machine do not decide.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from planish.errors import CompileError
+from planish.tactics.bench import Bench, Trial
+from planish.tactics.select import Candidate, Group, build_kernel
+from planish.tactics.tactic import ExternalKernel
+from planish.tactics.target import Target
+
+CHALLENGERS = 2  # a group, a wave
+MINIMUM_SHARE = 0.002  # groups below this share of the network's estimated time are not tuned
+ROUNDS = 9
+
+
+@dataclass
+class Tuner:
+    """Runs waves until the candidates or the time are used up.
+
+    Attributes
+    ----------
+    groups : list of Group
+        In network order; their `times` and `rejected` are filled in.
+    target : Target
+    compile : callable
+        C source of a translation unit to the bytes of a shared object.
+    time_left : callable
+        Seconds that tuning may still take; tuning stops when it is not positive.
+    progress : callable
+        Receives (candidates done, candidates in all, detail).
+    """
+
+    groups: Sequence[Group]
+    target: Target
+    bench: Bench
+    time_left: Callable[[], float]
+    progress: Callable[[int, int, str], None]
+
+    def run(self) -> None:
+        """Tune until no candidate is left untried or time is up."""
+        total = sum(group.estimate for group in self.groups) or 1.0
+        active = [g for g in self.groups if len(g.candidates) > 1
+                  and g.estimate >= MINIMUM_SHARE * total]  # fmt: skip
+        tried: dict[str, int] = {group.key: 0 for group in active}
+        planned = sum(len(group.candidates) for group in active)
+        longest_wave = 0.0
+        while self.time_left() > longest_wave:
+            wave = [g for g in active if tried[g.key] < len(g.candidates)]
+            if not wave:
+                return
+            before = self.time_left()
+            self._wave(wave, tried)
+            longest_wave = max(longest_wave, before - self.time_left())
+            self.progress(sum(tried.values()), planned, f"{len(wave)} regions in this wave")
+
+    def _wave(self, wave: Sequence[Group], tried: dict[str, int]) -> None:
+        trials: list[Trial] = []
+        for group in wave:
+            start = tried[group.key]
+            fresh = group.candidates[start : start + CHALLENGERS + (start == 0)]
+            tried[group.key] = start + len(fresh)
+            contenders = [c for c in fresh if c.label not in group.times]
+            if start > 0:
+                contenders.insert(0, group.best)
+            trials.extend(self._trials(group, contenders))
+        self._measure([trial for trial in trials if trial is not None])
+
+    def _trials(self, group: Group, contenders: Sequence[Candidate]) -> list[Trial]:
+        trials = []
+        for candidate in contenders:
+            kernel = build_kernel(candidate, group.representative, self.target)
+            if isinstance(kernel, ExternalKernel) and kernel.kind == "reference":
+                continue
+            trials.append(Trial(group, candidate, kernel))
+        return trials if len(trials) > 1 else []
+
+    def _measure(self, trials: Sequence[Trial]) -> None:
+        """Time `trials`; when the compiler refuses the lot, halve it until the culprit is alone."""
+        if not trials:
+            return
+        try:
+            results = self.bench.measure(trials, ROUNDS)
+        except CompileError as error:
+            if len(trials) == 1:
+                trials[0].group.rejected[trials[0].candidate.label] = f"does not compile: {error}"
+                return
+            middle = len(trials) // 2
+            self._measure(trials[:middle])
+            self._measure(trials[middle:])
+            return
+        for group in dict.fromkeys(trial.group.key for trial in trials):
+            self._judge([(t, r) for t, r in zip(trials, results, strict=True)
+                         if t.group.key == group])  # fmt: skip
+
+    def _judge(self, measured: Sequence[tuple[Trial, MeasuredTrial]]) -> None:
+        group = measured[0][0].group
+        incumbent, first = measured[0]
+        known = group.times.get(incumbent.candidate.label)
+        drift = known / first.median if known else 1.0
+        for trial, result in measured:
+            label = trial.candidate.label
+            if result.error > trial.tolerance:
+                group.rejected[label] = f"differs from {incumbent.candidate.label} by {result.error:.2g}"
+                continue
+            if label not in group.times:
+                group.times[label] = result.median * drift
+
+
+@dataclass(frozen=True)
+class MeasuredTrial:
+    """Median microseconds of a trial, and its largest difference from its group's first trial."""
+
+    median: float
+    error: float
+
+
+def summarise(samples: Sequence[np.ndarray], errors: Sequence[float]) -> list[MeasuredTrial]:
+    """Return the median of each trial's samples (microseconds) with its error."""
+    return [MeasuredTrial(statistics.median(map(float, s)), e)
+            for s, e in zip(samples, errors, strict=True)]  # fmt: skip

@@ -1,0 +1,176 @@
+"""Selection: every region gets a tactic and a configuration.
+
+Regions with one key (same body, shapes, strides; only weights differ) form a *group* and share
+one decision. The heuristic choice is the first configuration of the supporting tactic of lowest
+rank; measured times, from the timing cache or the autotuner, replace it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from planish.config import BuildConfig
+from planish.errors import TacticError
+from planish.ir.graph import Graph, Node
+from planish.ops.op import op_of
+from planish.tactics.cost_model import estimate_microseconds
+from planish.tactics.region import region_key, region_of, regions_of
+from planish.tactics.tactic import Choice, Config, ExternalKernel, Kernel, Region, Tactic
+from planish.tactics.target import Target
+from planish.tactics.timing_cache import TimingCache
+
+
+class FallbackWarning(UserWarning):
+    """A region has no kernel and runs through its numpy reference."""
+
+
+@dataclass
+class Candidate:
+    """One tactic with one configuration for a group of regions."""
+
+    tactic: Tactic
+    config: Config
+
+    @property
+    def label(self) -> str:
+        """Text form, used in reports and as the key in the timing cache."""
+        settings = ",".join(f"{key}={value}" for key, value in sorted(self.config.items()))
+        return f"{self.tactic.name}{{{settings}}}"
+
+
+@dataclass
+class Group:
+    """Regions that share a key, their candidates (best guess first) and measured times.
+
+    `times` maps a candidate's label to microseconds at the profile's opt shape; `estimate` is the
+    cost model's microseconds for all regions of the group together.
+    """
+
+    key: str
+    nodes: list[Node]
+    regions: list[Region]
+    candidates: list[Candidate]
+    refusals: tuple[tuple[str, str], ...]
+    estimate: float
+    times: dict[str, float] = field(default_factory=dict)
+    rejected: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def representative(self) -> Region:
+        """The region that stands for the group in measurements."""
+        return self.regions[0]
+
+    @property
+    def best(self) -> Candidate:
+        """The fastest measured candidate, or the heuristic one when none was measured."""
+        usable = [c for c in self.candidates if c.label not in self.rejected]
+        measured = [c for c in usable if c.label in self.times]
+        if measured:
+            return min(measured, key=lambda c: self.times[c.label])
+        return usable[0]
+
+
+def group_regions(
+    graph: Graph, target: Target, config: BuildConfig, tactics: Sequence[Tactic]
+) -> list[Group]:
+    """Collect the regions of `graph` into groups, each with its candidates.
+
+    Raises
+    ------
+    TacticError
+        When regions have no kernel and the configuration forbids the reference fallback; all of
+        them are listed.
+    """
+    symbols = tuple(sorted(graph.ranges))
+    groups: dict[str, Group] = {}
+    for node in regions_of(graph):
+        region = region_of(node, symbols, graph.ranges)
+        key = region_key(region, target)
+        if key not in groups:
+            groups[key] = _new_group(key, region, target, config, tactics)
+        groups[key].nodes.append(node)
+        groups[key].regions.append(region)
+    found = list(groups.values())
+    for group in found:
+        group.estimate = estimate_microseconds(group.representative, target) * len(group.regions)
+    _report_fallbacks(found, config)
+    return found
+
+
+def choices_of(groups: Sequence[Group], target: Target) -> dict[Node, Choice]:
+    """Build the kernel of every region with its group's best candidate."""
+    choices: dict[Node, Choice] = {}
+    for group in groups:
+        best = group.best
+        alternatives = sorted((t, label) for label, t in group.times.items() if label != best.label)
+        for node, region in zip(group.nodes, group.regions, strict=True):
+            choices[node] = Choice(
+                region=region,
+                tactic=best.tactic.name,
+                config=best.config,
+                kernel=build_kernel(best, region, target),
+                microseconds=group.times.get(best.label),
+                alternatives=tuple((label, t) for t, label in alternatives),
+                refusals=(*group.refusals, *sorted(group.rejected.items())),
+            )
+    return choices
+
+
+def build_kernel(candidate: Candidate, region: Region, target: Target) -> Kernel | ExternalKernel:
+    """Build `candidate` for `region`."""
+    return candidate.tactic.build(region, candidate.config, target)
+
+
+def apply_cache(groups: Sequence[Group], cache: TimingCache) -> None:
+    """Give every group the times that `cache` knows of its candidates."""
+    for group in groups:
+        known = cache.times(group.key)
+        labels = {candidate.label for candidate in group.candidates}
+        group.times.update({label: t for label, t in known.items() if label in labels})
+
+
+def _new_group(
+    key: str, region: Region, target: Target, config: BuildConfig, tactics: Sequence[Tactic]
+) -> Group:
+    candidates: list[Candidate] = []
+    refusals: list[tuple[str, str]] = []
+    for tactic in sorted(tactics, key=lambda t: (t.rank, t.name)):
+        if config.tactic_sources is not None and tactic.name not in config.tactic_sources:
+            refusals.append((tactic.name, "not among tactic_sources"))
+            continue
+        support = tactic.supports(region, target)
+        if not support:
+            refusals.append((tactic.name, support.reason or ""))
+            continue
+        candidates.extend(Candidate(tactic, c) for c in tactic.configs(region, target))
+    return Group(key, [], [], candidates, tuple(refusals), 0.0)
+
+
+def _report_fallbacks(groups: Sequence[Group], config: BuildConfig) -> None:
+    lacking = [
+        f"{node.source} ({group.representative.kind}): "
+        + "; ".join(f"{name}: {reason}" for name, reason in group.refusals)
+        for group in groups
+        for node in group.nodes
+        if not any(c.tactic.name != "reference" for c in group.candidates)
+    ]
+    if not lacking:
+        return
+    listing = "\n".join(f"    {line}" for line in lacking)
+    if config.fallback == "error" or any(not group.candidates for group in groups):
+        raise TacticError(
+            f"{len(lacking)} region(s) have no kernel:\n{listing}",
+            fix='BuildConfig(fallback="reference") runs them in numpy, slowly',
+        )
+    warnings.warn(
+        f"{len(lacking)} region(s) run through their numpy reference, slowly:\n{listing}",
+        FallbackWarning,
+        stacklevel=4,
+    )
+
+
+def operations_of(region: Region) -> str:
+    """Return the region's body as one line ("Conv -> Relu"), for reports."""
+    return " -> ".join(op_of(node).name for node in region.body)
