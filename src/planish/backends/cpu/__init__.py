@@ -1,0 +1,1 @@
+"""The CPU backend: generated C, oneDNN, and the machine they run on."""

@@ -1,0 +1,1 @@
+"""C source for kernels and their driver, and its compilation."""
