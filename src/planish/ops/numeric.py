@@ -1,0 +1,89 @@
+"""Numerical helpers that several operator families share: wide arithmetic and sample arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from planish.ir.dtypes import BF16, F16, F32, DType, dtype_of
+from planish.ir.graph import Value
+from planish.ir.shape import Dim
+from planish.ops.op import Array
+
+LARGEST_CONTENT = 256  # integer constants with more elements than this hold no extents
+
+
+def widen(array: Array) -> Array:
+    """Return floats narrower than 32 bits as float32, everything else unchanged.
+
+    References accumulate in float32 at least, as kernels do, and round once at the end.
+    """
+    dtype = dtype_of(array)
+    return array.astype(np.float32) if dtype.is_float and dtype.bits < 32 else array
+
+
+def narrow(array: Array, like: Array) -> Array:
+    """Return `array` in the element type of `like`, contiguous."""
+    return np.ascontiguousarray(array, dtype=like.dtype)
+
+
+def wide_dtype(dtype: DType) -> DType:
+    """Return the type that `widen` computes `dtype` in."""
+    return F32 if dtype in (F16, BF16) else dtype
+
+
+def required(inputs: Sequence[Array | None], index: int) -> Array:
+    """Return input `index`, which the operator declares as not optional."""
+    array = optional(inputs, index)
+    if array is None:
+        raise ValueError(f"input {index} is required and absent")
+    return array
+
+
+def optional(inputs: Sequence[Array | None], index: int) -> Array | None:
+    """Return input `index`, or None where it is absent or not given."""
+    return inputs[index] if index < len(inputs) else None
+
+
+def integers_of(value: Value | None) -> tuple[int, ...] | None:
+    """Return the contents of an integer tensor when all are known numbers, else None."""
+    contents = dims_of(value)
+    if contents is None:
+        return None
+    numbers = tuple(dim for dim in contents if isinstance(dim, int))
+    return numbers if len(numbers) == len(contents) else None
+
+
+def dims_of(value: Value | None) -> tuple[Dim, ...] | None:
+    """Return the contents, flattened, of a small integer tensor as extents where known."""
+    if value is None:
+        return None
+    if value.content is not None:
+        return value.content
+    if value.constant is None or not value.dtype.is_integer:
+        return None
+    array = value.constant.array
+    if array.size > LARGEST_CONTENT:
+        return None
+    return tuple(int(number) for number in array.reshape(-1))
+
+
+def floats_of(value: Value | None) -> tuple[float, ...] | None:
+    """Return the contents, flattened, of a constant float tensor; None for other values."""
+    if value is None or value.constant is None or not value.dtype.is_float:
+        return None
+    return tuple(float(number) for number in value.constant.array.reshape(-1))
+
+
+def random_array(seed: int, *shape: int, dtype: Any = np.float32) -> Array:
+    """Return a reproducible array of standard normal numbers."""
+    numbers = np.random.default_rng(seed).standard_normal(shape)
+    return np.asarray(numbers, dtype=dtype)
+
+
+def positive_array(seed: int, *shape: int, dtype: Any = np.float32) -> Array:
+    """Return a reproducible array of numbers between 0.5 and 1.5."""
+    numbers = np.random.default_rng(seed).random(shape) + 0.5
+    return np.asarray(numbers, dtype=dtype)
