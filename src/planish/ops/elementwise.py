@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from planish.errors import ShapeError
-from planish.ir.dtypes import BF16, DType
+from planish.ir.dtypes import BF16, BOOL, DType
 from planish.ir.graph import Node
 from planish.ir.shape import Dim
 from planish.ops.content import content_array, object_array, to_content
@@ -53,6 +53,9 @@ class Pointwise(Op):
     def _content(cls, node: Node) -> tuple[Dim, ...] | None:
         if getattr(cls.symbolic, "__func__", None) is Pointwise.symbolic.__func__:  # type: ignore[attr-defined]
             return None
+        dtype = cls.result_type(node)
+        if dtype.bits < 32 and dtype is not BOOL:
+            return None  # such a type may round or wrap around
         arrays = [content_array(value) for value in node.present_inputs]
         known = [array for array in arrays if array is not None]
         if len(known) < len(arrays):

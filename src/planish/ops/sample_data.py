@@ -39,3 +39,8 @@ def truths(*shape: int, seed: int = 0) -> Array:
 def indices(*items: int) -> Array:
     """Return a one-dimensional int64 array (axes, shapes, sizes)."""
     return np.array(items, dtype=np.int64)
+
+
+def f32(items: object) -> Array:
+    """Return a float32 array of the nested numbers `items`."""
+    return np.array(items, dtype=np.float32)
