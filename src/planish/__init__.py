@@ -1,0 +1,39 @@
+"""Planish: an open inference optimizer and runtime. Trained model in, fast engine out."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from planish.build import build
+    from planish.config import BuildConfig, Profile, Progress
+    from planish.engine.reader import load
+    from planish.report import BuildReport
+    from planish.runtime.engine import Engine
+
+__version__ = "0.1.0"
+
+# Name to module. Loaded on first use: `import planish` stays under 0.3 s, and a process that only
+# runs engines never imports the build side.
+_PUBLIC = {
+    "BuildConfig": "planish.config",
+    "BuildReport": "planish.report",
+    "Engine": "planish.runtime.engine",
+    "Profile": "planish.config",
+    "Progress": "planish.config",
+    "build": "planish.build",
+    "load": "planish.engine.reader",
+}
+
+__all__ = ["BuildConfig", "BuildReport", "Engine", "Profile", "Progress", "build", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'planish' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,65 @@
+"""From a model to an engine: every stage by name, in order. Read this first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from planish.backends.backend import backend_for
+from planish.build_clock import BuildClock
+from planish.config import BuildConfig
+from planish.engine.reader import EngineParts
+from planish.importers.importer import read_model
+from planish.ir.text import to_text
+from planish.passes.pipeline import optimize
+from planish.plan.schedule import make_plan
+from planish.plan.verify import verify_plan
+from planish.report_builder import make_report
+from planish.runtime.engine import Engine
+from planish.tactics.select import choices_of, group_regions
+from planish.tactics.tune import tune
+
+
+def build(model: str | Path | bytes | Any, config: BuildConfig | None = None) -> Engine:
+    """Turn a trained model into an engine for this machine.
+
+    Parameters
+    ----------
+    model : path, bytes or onnx.ModelProto
+        An ONNX model, opset 7 or newer; external data is found beside the file.
+    config : BuildConfig, optional
+        Precision, profiles of dynamic shapes, time budget, tuning and so on.
+
+    Returns
+    -------
+    Engine
+        Ready to run; `engine.report` says what every stage did, `engine.save` writes it.
+
+    Raises
+    ------
+    PlanishError
+        A subclass that says what is wrong, where, and how to fix it.
+    """
+    config = config or BuildConfig()
+    clock = BuildClock(config)
+    backend = backend_for(config.device)
+    target = backend.detect(config.threads)
+
+    with clock.stage("import"):
+        graph = read_model(model, profiles=config.profiles)
+        imported = len(graph)
+    with clock.stage("passes"):
+        passes = optimize(graph, config)
+    with clock.stage("tactics"):
+        groups = group_regions(graph, target, config, backend.tactics())
+    with clock.stage("tune"):
+        tuned = tune(groups, target, config, backend, clock)
+    with clock.stage("plan"):
+        choices = choices_of(groups, target)
+        plan, weights = make_plan(graph, choices)
+        verify_plan(plan)
+    with clock.stage("compile"):
+        kernels = backend.assemble(plan, choices, target)
+
+    report = make_report(model, graph, imported, passes, choices, plan, target, config, clock, tuned)
+    return Engine(EngineParts(plan, weights, kernels, to_text(graph), report.to_dict()))

@@ -1,0 +1,55 @@
+"""The tuning stage: "off" keeps heuristic choices, "cache" takes known times, "measure" measures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from planish.config import BuildConfig, environment
+from planish.tactics.autotune import Tuner
+from planish.tactics.bench import Bench, Compile
+from planish.tactics.select import Group, apply_cache
+from planish.tactics.target import Target
+from planish.tactics.timing_cache import TimingCache
+
+
+class Clock(Protocol):
+    """What tuning needs of the build's clock."""
+
+    def tuning_time_left(self) -> float:
+        """Return seconds that tuning may still take."""
+
+    def progress(self, done: int, total: int, detail: str = "") -> None:
+        """Tell the user how far tuning is."""
+
+
+def tune(
+    groups: Sequence[Group], target: Target, config: BuildConfig, compile_trials: Compile, clock: Clock
+) -> str:
+    """Fill in the groups' measured times as the configuration asks; return what was done.
+
+    The timing cache is written after a measuring build, also one that was cancelled.
+    """
+    if config.tune == "off":
+        return "off"
+    path = cache_path(config)
+    cache = TimingCache.load(path)
+    apply_cache(groups, cache)
+    if config.tune == "cache":
+        return "cache"
+    Tuner(groups, target, Bench(target, compile_trials), clock.tuning_time_left, clock.progress).run()
+    for group in groups:
+        for label, microseconds in group.times.items():
+            cache.record(group.key, label, microseconds)
+    if path is not None:
+        cache.save(path)
+    return "measure" if clock.tuning_time_left() > 0 else "measure (until time was up)"
+
+
+def cache_path(config: BuildConfig) -> Path | None:
+    """Return the timing cache's file: the configured one, else one in PLANISH_CACHE, else None."""
+    if config.timing_cache is not None:
+        return Path(config.timing_cache)
+    folder = environment("PLANISH_CACHE")
+    return Path(folder) / "timing.json" if folder else None
