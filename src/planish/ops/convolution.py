@@ -8,16 +8,17 @@ included; ``Window.output`` and ``output_extent`` give the number of window posi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product as cartesian
+from typing import Any, ClassVar
 
 import numpy as np
 
 from planish.errors import ShapeError
 from planish.ir.graph import Node
 from planish.ir.shape import Dim, Shape, ceildiv, dim_max, dim_min, floordiv, product
-from planish.ops.numeric import narrow, optional, random_array, required, widen
+from planish.ops.numeric import narrow, optional, plain, random_array, required, widen
 from planish.ops.op import (
     Array,
     Attributes,
@@ -80,9 +81,7 @@ class Window:
     @property
     def reach(self) -> tuple[int, ...]:
         """Input elements from the first to the last tap, inclusive."""
-        return tuple(
-            (k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)
-        )
+        return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
 
     def output(self, extents: Sequence[Dim]) -> Shape:
         """Return the number of window positions along each axis of input `extents`."""
@@ -111,12 +110,16 @@ def output_extent(
     room = extent + begin + end - reach
     if not ceil_mode:
         return floordiv(room, stride) + 1
-    rounded = ceildiv(room, stride) + 1
-    return dim_min(rounded, floordiv(extent + begin - 1, stride) + 1)
+    rounded, starting = room + stride - 1, extent + begin - 1
+    # floor is monotone, so the smaller dividend decides, symbolic extents or not
+    return floordiv(dim_min(rounded, starting), stride) + 1
 
 
 def same_padding(extent: Dim, reach: int, stride: int, upper: bool) -> tuple[Dim, Dim]:
-    """Return (before, after) so that ceil(extent / stride) windows fit; odd rest goes to `upper`."""
+    """Return (before, after) so that ceil(extent / stride) windows fit.
+
+    An odd total has its larger part behind the axis with `upper`, else before it.
+    """
     total = dim_max((ceildiv(extent, stride) - 1) * stride + reach - extent, 0)
     smaller = floordiv(total, 2)
     return (smaller, total - smaller) if upper else (total - smaller, smaller)
@@ -255,10 +258,10 @@ def pad_spatial(x: Array, window: Window, fill: float) -> Array:
     Negative padding crops. Ceil mode may add elements behind the declared padding.
     """
     extents = x.shape[2:]
-    counts = window.output(extents)
+    counts = plain(window.output(extents))
     pairs = []
     for axis, (begin, end) in enumerate(_plain(window.padding)):
-        needed = (_number(counts[axis]) - 1) * window.strides[axis] + window.reach[axis]
+        needed = (counts[axis] - 1) * window.strides[axis] + window.reach[axis]
         pairs.append((begin, max(end, needed - extents[axis] - begin)))
     crop = tuple(
         slice(max(-begin, 0), extent - max(-end, 0))
@@ -277,7 +280,8 @@ def tap(padded: Array, window: Window, offset: Sequence[int], counts: Sequence[i
         slice(start, start + (count - 1) * stride + 1, stride)
         for start, count, stride in zip(offset, counts, window.strides, strict=True)
     )
-    return padded[(..., *slices)]
+    lead = (slice(None),) * (padded.ndim - len(slices))
+    return padded[(*lead, *slices)]
 
 
 def convolve(x: Array, weight: Array, window: Window, group: int = 1) -> Array:
@@ -287,7 +291,7 @@ def convolve(x: Array, weight: Array, window: Window, group: int = 1) -> Array:
     Chellapilla et al. 2006) and multiply matrices, in slabs of the first spatial axis so that the
     patches stay below PATCH_BYTES.
     """
-    counts = tuple(_number(dim) for dim in window.output(x.shape[2:]))
+    counts = plain(window.output(x.shape[2:]))
     batch, filters = x.shape[0], weight.shape[0]
     padded = pad_spatial(x, window, 0)
     out = np.zeros((batch, filters, *counts), dtype=np.result_type(x, weight))
@@ -342,19 +346,14 @@ def add_channel_bias(out: Array, bias: Array | None) -> Array:
 
 
 def _plain(padding: Padding) -> tuple[tuple[int, int], ...]:
-    return tuple((_number(begin), _number(end)) for begin, end in padding.pairs)
-
-
-def _number(dim: Dim) -> int:
-    if not isinstance(dim, int):
-        raise TypeError(f"the extent {dim} is symbolic")
-    return dim
+    return tuple(zip(plain(padding.begin), plain(padding.end), strict=True))
 
 
 # -- Conv ----------------------------------------------------------------------------------------
 
 
-def _infer_convolution(node: Node) -> list[Inferred]:
+def infer_convolution(node: Node) -> list[Inferred]:
+    """Return the output type of a Conv-like node; raise ShapeError when operands do not fit."""
     x, weight = node.present_inputs[:2]
     if x.shape is None or weight.shape is None:
         return [Inferred(x.dtype, None)]
@@ -375,7 +374,8 @@ def _infer_convolution(node: Node) -> list[Inferred]:
     return [Inferred(x.dtype, (x.shape[0], weight.shape[0], *spatial))]
 
 
-def _convolution_cost(node: Node) -> Cost:
+def convolution_cost(node: Node) -> Cost:
+    """Count two operations a tap of the kernel."""
     weight = node.present_inputs[1]
     taps = product((weight.shape or ())[1:])
     elements = product(node.outputs[0].shape or ())
@@ -383,11 +383,13 @@ def _convolution_cost(node: Node) -> Cost:
 
 
 def _convolution_samples() -> list[Sample]:
-    def case(name: str, x: Array, weight: Array, bias: bool = False, **attributes: object) -> Sample:
+    def case(
+        name: str, x: Array, weight: Array, bias: bool = False, **attributes: object
+    ) -> Sample:
         extra = (random_array(3, weight.shape[0]),) if bias else ()
         return Sample((x, weight, *extra), attributes, constant=(1, 2)[: 1 + bias], name=name)
 
-    image = random_array(1, 2, 4, 9, 8)
+    image, uneven = random_array(1, 2, 4, 9, 8), random_array(2, 3, 4, 3, 4)
     return [
         case("plain", image, random_array(2, 5, 4, 3, 3)),
         case("pointwise", image, random_array(2, 5, 4, 1, 1), bias=True),
@@ -396,8 +398,12 @@ def _convolution_samples() -> list[Sample]:
         case("dilations", image, random_array(2, 3, 4, 3, 3), dilations=(2, 3), pads=(2, 2, 3, 3)),
         case("groups", image, random_array(2, 6, 2, 3, 3), bias=True, group=2, pads=(1, 1, 1, 1)),
         case("depthwise", image, random_array(2, 8, 1, 3, 3), group=4, pads=(1, 1, 1, 1)),
-        case("same_upper", image, random_array(2, 3, 4, 3, 4), auto_pad="SAME_UPPER", strides=(2, 2)),
-        case("same_lower", image, random_array(2, 3, 4, 4, 2), auto_pad="SAME_LOWER", strides=(2, 1)),
+        case(
+            "same_upper", image, random_array(2, 3, 4, 3, 4), auto_pad="SAME_UPPER", strides=(2, 2)
+        ),
+        case(
+            "same_lower", image, random_array(2, 3, 4, 4, 2), auto_pad="SAME_LOWER", strides=(2, 1)
+        ),
         case("valid", image, random_array(2, 3, 4, 3, 2), auto_pad="VALID", kernel_shape=(3, 2)),
         case("one_axis", random_array(1, 2, 4, 11), random_array(2, 3, 4, 5), pads=(2, 2)),
         case(
@@ -418,12 +424,12 @@ class Conv(Op):
     """
 
     name = "Conv"
-    attributes = {**WINDOW_ATTRIBUTES, "group": 1}
+    attributes: ClassVar[Mapping[str, Any]] = {**WINDOW_ATTRIBUTES, "group": 1}
 
     @classmethod
     def infer(cls, node: Node) -> list[Inferred]:
         """Return the output's type; the weight's extents must be known."""
-        return _infer_convolution(node)
+        return infer_convolution(node)
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
@@ -441,83 +447,4 @@ class Conv(Op):
     @classmethod
     def cost(cls, node: Node) -> Cost:
         """Count two operations a tap of the kernel."""
-        return _convolution_cost(node)
-
-
-def activate(x: Array, name: str, parameters: Sequence[float]) -> Array:
-    """Return ONNX Runtime's fused activation `name` of `x`; raise ShapeError for an unknown one."""
-    match name, tuple(parameters):
-        case "", _:
-            return x
-        case "Relu", _:
-            return np.maximum(x, 0)
-        case "Tanh", _:
-            return np.tanh(x)
-        case "Sigmoid", _:
-            return 1 / (1 + np.exp(-x))
-        case "LeakyRelu", (alpha, *_):
-            return np.where(x < 0, x * x.dtype.type(alpha), x)
-        case "Clip", (low, high):
-            return np.clip(x, x.dtype.type(low), x.dtype.type(high))
-        case "HardSigmoid", (alpha, beta):
-            return np.clip(x * x.dtype.type(alpha) + x.dtype.type(beta), 0, 1)
-    raise ShapeError(f"unknown fused activation {name!r} with {len(parameters)} parameters")
-
-
-class FusedConv(Op):
-    """Convolution plus bias, plus an optional addend of the output's shape, then an activation.
-
-    Inputs x, weight, bias, addend; `activation` is one of Relu, Tanh, Sigmoid, LeakyRelu, Clip,
-    HardSigmoid (or "" for none) with `activation_params`.
-    """
-
-    name = "com.microsoft.FusedConv"
-    attributes = {**WINDOW_ATTRIBUTES, "group": 1, "activation": "", "activation_params": ()}
-
-    @classmethod
-    def infer(cls, node: Node) -> list[Inferred]:
-        """Return the same type as Conv does."""
-        return _infer_convolution(node)
-
-    @classmethod
-    def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
-        """Compose Conv, addition and activation in float32."""
-        x, weight = required(inputs, 0), required(inputs, 1)
-        window = window_for(attributes, x.shape[2:], weight.shape[2:])
-        out = convolve(widen(x), widen(weight), window, attributes["group"])
-        out = add_channel_bias(out, optional(inputs, 2))
-        addend = optional(inputs, 3)
-        if addend is not None:
-            out = out + widen(addend)
-        parameters = attributes["activation_params"] or ()
-        return [narrow(activate(out, attributes["activation"] or "", parameters), x)]
-
-    @classmethod
-    def samples(cls) -> list[Sample]:
-        """Cover every activation, and the addend."""
-        x, weight, bias = random_array(1, 1, 4, 6, 6), random_array(2, 8, 4, 3, 3), random_array(3, 8)
-        activations: list[tuple[str, tuple[float, ...]]] = [
-            ("Relu", ()),
-            ("Tanh", ()),
-            ("Sigmoid", ()),
-            ("LeakyRelu", (0.2,)),
-            ("Clip", (0.0, 6.0)),
-            ("HardSigmoid", (0.2, 0.5)),
-        ]
-        cases = [
-            Sample(
-                (x, weight, bias),
-                {"activation": name, "activation_params": parameters, "pads": (1, 1, 1, 1)},
-                constant=(1, 2),
-                name=name.lower(),
-            )
-            for name, parameters in activations
-        ]
-        addend = random_array(4, 1, 8, 6, 6)
-        attributes = {"activation": "Relu", "pads": (1, 1, 1, 1)}
-        return [*cases, Sample((x, weight, bias, addend), attributes, (1, 2), name="addend")]
-
-    @classmethod
-    def cost(cls, node: Node) -> Cost:
-        """Count two operations a tap of the kernel."""
-        return _convolution_cost(node)
+        return convolution_cost(node)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
 from planish.errors import ShapeError
+from planish.ir.declarations import REQUIRED
 from planish.ir.graph import Node
 from planish.ir.shape import Dim, Shape, product
 from planish.ops.numeric import narrow, optional, random_array, required, widen
@@ -31,7 +33,9 @@ def matmul_shape(a: Shape, b: Shape, where: str) -> Shape:
     right: Shape = b if len(b) > 1 else (*b, 1)
     inner, other = left[-1], right[-2]
     if isinstance(inner, int) and isinstance(other, int) and inner != other:
-        raise ShapeError(f"cannot multiply {list(a)} with {list(b)}: {inner} != {other}", where=where)
+        raise ShapeError(
+            f"cannot multiply {list(a)} with {list(b)}: {inner} != {other}", where=where
+        )
     rows: Shape = left[-2:-1] if len(a) > 1 else ()
     columns: Shape = right[-1:] if len(b) > 1 else ()
     return (*broadcast([left[:-2], right[:-2]], where), *rows, *columns)
@@ -100,7 +104,13 @@ class FusedMatMul(Op):
     """
 
     name = "com.microsoft.FusedMatMul"
-    attributes = {"alpha": 1.0, "transA": 0, "transB": 0, "transBatchA": 0, "transBatchB": 0}
+    attributes: ClassVar[Mapping[str, Any]] = {
+        "alpha": 1.0,
+        "transA": 0,
+        "transB": 0,
+        "transBatchA": 0,
+        "transBatchB": 0,
+    }
 
     @classmethod
     def infer(cls, node: Node) -> list[Inferred]:
@@ -125,7 +135,7 @@ class FusedMatMul(Op):
         """Cover every transposition."""
         a, b = random_array(1, 2, 3, 4, 5), random_array(2, 2, 3, 5, 6)
         transposed_a, transposed_b = a.swapaxes(2, 3).copy(), b.swapaxes(2, 3).copy()
-        batch_b = b.transpose(1, 2, 0, 3).copy()
+        batch_b = b.transpose(2, 0, 1, 3).copy()
         return [
             Sample((a, b), {"alpha": 0.5}, name="alpha"),
             Sample((transposed_a, b), {"transA": 1}, name="transA"),
@@ -194,7 +204,7 @@ class Gemm(Op):
     """alpha * op(A) @ op(B) + beta * C for matrices A, B and an optional C that broadcasts."""
 
     name = "Gemm"
-    attributes = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
+    attributes: ClassVar[Mapping[str, Any]] = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
 
     @classmethod
     def infer(cls, node: Node) -> list[Inferred]:
@@ -237,7 +247,7 @@ class FusedGemm(Op):
     """Gemm followed by an activation with parameters activation_alpha, _beta and _gamma."""
 
     name = "com.microsoft.FusedGemm"
-    attributes = {
+    attributes: ClassVar[Mapping[str, Any]] = {
         **Gemm.attributes,
         "activation": "",
         "activation_alpha": 0.0,
@@ -281,19 +291,20 @@ def gemm_activation(x: Array, name: str, alpha: float, beta: float) -> Array:
         case "":
             return x
         case "Relu":
-            return np.maximum(x, 0)
+            return np.asarray(np.maximum(x, 0))
         case "Tanh":
-            return np.tanh(x)
+            return np.asarray(np.tanh(x))
         case "Sigmoid":
-            return 1 / (1 + np.exp(-x))
+            return np.asarray(1 / (1 + np.exp(-x)))
         case "Softplus":
-            return np.logaddexp(x, x.dtype.type(0))
+            return np.asarray(np.logaddexp(x, x.dtype.type(0)))
         case "Softsign":
             return x / (1 + np.abs(x))
         case "LeakyRelu":
             return np.where(x < 0, x * x.dtype.type(alpha), x)
         case "HardSigmoid":
-            return np.clip(x * x.dtype.type(alpha) + x.dtype.type(beta), 0, 1)
+            scaled = x * x.dtype.type(alpha) + x.dtype.type(beta)
+            return np.asarray(np.clip(scaled, 0, 1))
         case "Elu":
             return np.where(x < 0, x.dtype.type(alpha) * np.expm1(np.minimum(x, 0)), x)
     raise ShapeError(f"unknown fused activation {name!r}")
@@ -362,7 +373,7 @@ class Einsum(Op):
     """Einstein summation over any number of operands, ellipsis and implicit output included."""
 
     name = "Einsum"
-    attributes = {"equation": ""}
+    attributes: ClassVar[Mapping[str, Any]] = {"equation": REQUIRED}
 
     @classmethod
     def infer(cls, node: Node) -> list[Inferred]:
@@ -382,7 +393,7 @@ class Einsum(Op):
 
     @classmethod
     def samples(cls) -> list[Sample]:
-        """Cover products, traces, sums, transposition, ellipsis, implicit output, three operands."""
+        """Cover products, diagonals, sums, ellipsis, implicit output and three operands."""
         a, b, c = random_array(1, 2, 3, 4), random_array(2, 2, 4, 5), random_array(3, 5, 3)
         square = random_array(4, 3, 3)
         return [

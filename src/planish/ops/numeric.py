@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from planish.ir.dtypes import BF16, F16, F32, DType, dtype_of
-from planish.ir.graph import Value
 from planish.ir.shape import Dim
 from planish.ops.op import Array
-
-LARGEST_CONTENT = 256  # integer constants with more elements than this hold no extents
 
 
 def widen(array: Array) -> Array:
@@ -26,7 +23,7 @@ def widen(array: Array) -> Array:
 
 def narrow(array: Array, like: Array) -> Array:
     """Return `array` in the element type of `like`, contiguous."""
-    return np.ascontiguousarray(array, dtype=like.dtype)
+    return np.asarray(array, dtype=like.dtype, order="C")
 
 
 def wide_dtype(dtype: DType) -> DType:
@@ -47,34 +44,13 @@ def optional(inputs: Sequence[Array | None], index: int) -> Array | None:
     return inputs[index] if index < len(inputs) else None
 
 
-def integers_of(value: Value | None) -> tuple[int, ...] | None:
-    """Return the contents of an integer tensor when all are known numbers, else None."""
-    contents = dims_of(value)
-    if contents is None:
-        return None
-    numbers = tuple(dim for dim in contents if isinstance(dim, int))
-    return numbers if len(numbers) == len(contents) else None
-
-
-def dims_of(value: Value | None) -> tuple[Dim, ...] | None:
-    """Return the contents, flattened, of a small integer tensor as extents where known."""
-    if value is None:
-        return None
-    if value.content is not None:
-        return value.content
-    if value.constant is None or not value.dtype.is_integer:
-        return None
-    array = value.constant.array
-    if array.size > LARGEST_CONTENT:
-        return None
-    return tuple(int(number) for number in array.reshape(-1))
-
-
-def floats_of(value: Value | None) -> tuple[float, ...] | None:
-    """Return the contents, flattened, of a constant float tensor; None for other values."""
-    if value is None or value.constant is None or not value.dtype.is_float:
-        return None
-    return tuple(float(number) for number in value.constant.array.reshape(-1))
+def plain(dims: Iterable[Dim]) -> tuple[int, ...]:
+    """Return extents as numbers; raise TypeError where one is symbolic."""
+    numbers = tuple(dims)
+    for dim in numbers:
+        if not isinstance(dim, int):
+            raise TypeError(f"the extent {dim} is symbolic")
+    return numbers  # type: ignore[return-value]  # checked above
 
 
 def random_array(seed: int, *shape: int, dtype: Any = np.float32) -> Array:

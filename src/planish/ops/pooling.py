@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
 from planish.errors import ShapeError
+from planish.ir.declarations import REQUIRED
 from planish.ir.dtypes import I64
 from planish.ir.graph import Node
 from planish.ir.shape import Dim, Shape, product
+from planish.ops.content import contents
 from planish.ops.convolution import (
     WINDOW_ATTRIBUTES,
     Window,
@@ -19,7 +21,7 @@ from planish.ops.convolution import (
     window_for,
     window_of,
 )
-from planish.ops.numeric import dims_of, narrow, optional, random_array, required, widen
+from planish.ops.numeric import narrow, optional, plain, random_array, required, widen
 from planish.ops.op import (
     Array,
     Attributes,
@@ -31,6 +33,8 @@ from planish.ops.op import (
     bytes_of,
     unknown_extent,
 )
+
+POOL_ATTRIBUTES = {**WINDOW_ATTRIBUTES, "kernel_shape": REQUIRED, "ceil_mode": 0}
 
 
 def lowest(dtype: np.dtype[Any]) -> float:
@@ -57,7 +61,7 @@ def _taps_cost(node: Node) -> Cost:
 
 def _geometry(x: Array, attributes: Attributes) -> tuple[Window, tuple[int, ...]]:
     window = window_for(attributes, x.shape[2:], attributes["kernel_shape"])
-    return window, tuple(int(count) for count in window.output(x.shape[2:]))  # type: ignore[arg-type]
+    return window, plain(window.output(x.shape[2:]))
 
 
 def _pool_samples(**shared: object) -> list[Sample]:
@@ -89,7 +93,7 @@ class MaxPool(Op):
     """
 
     name = "MaxPool"
-    attributes = {**WINDOW_ATTRIBUTES, "ceil_mode": 0, "storage_order": 0}
+    attributes: ClassVar[Mapping[str, Any]] = {**POOL_ATTRIBUTES, "storage_order": 0}
 
     @classmethod
     def infer(cls, node: Node) -> list[Inferred]:
@@ -137,7 +141,7 @@ class MaxPool(Op):
 
 def _positions(shape: Shape, window: Window, winner: Array, storage_order: int) -> Array:
     """Return flat input positions for tap numbers `winner` [N,C,...]."""
-    sizes = [int(extent) for extent in shape]  # type: ignore[arg-type]
+    sizes = plain(shape)
     taps = np.array(list(window.offsets()), np.int64)
     pairs = window.padding.static or ()
     axes = len(pairs)
@@ -160,7 +164,12 @@ class AveragePool(Op):
     """
 
     name = "AveragePool"
-    attributes = {**WINDOW_ATTRIBUTES, "ceil_mode": 0, "count_include_pad": 0}
+    attributes: ClassVar[Mapping[str, Any]] = {
+        **WINDOW_ATTRIBUTES,
+        "kernel_shape": REQUIRED,
+        "ceil_mode": 0,
+        "count_include_pad": 0,
+    }
 
     @classmethod
     def infer(cls, node: Node) -> list[Inferred]:
@@ -211,7 +220,7 @@ class LpPool(Op):
     """p-norm of every window: (sum of |x|^p)^(1/p)."""
 
     name = "LpPool"
-    attributes = {**WINDOW_ATTRIBUTES, "ceil_mode": 0, "p": 2}
+    attributes: ClassVar[Mapping[str, Any]] = {**POOL_ATTRIBUTES, "p": 2}
 
     @classmethod
     def infer(cls, node: Node) -> list[Inferred]:
@@ -299,7 +308,7 @@ class GlobalLpPool(_GlobalPool):
     """p-norm over all spatial axes, which keep extent 1."""
 
     name = "GlobalLpPool"
-    attributes = {"p": 2}
+    attributes: ClassVar[Mapping[str, Any]] = {"p": 2}
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
@@ -321,7 +330,11 @@ class MaxUnpool(Op):
     """
 
     name = "MaxUnpool"
-    attributes = {"kernel_shape": None, "pads": None, "strides": None}
+    attributes: ClassVar[Mapping[str, Any]] = {
+        "kernel_shape": REQUIRED,
+        "pads": None,
+        "strides": None,
+    }
 
     @classmethod
     def infer(cls, node: Node) -> list[Inferred]:
@@ -331,7 +344,7 @@ class MaxUnpool(Op):
             return [Inferred(x.dtype, None)]
         if node.input(2) is None:
             return [Inferred(x.dtype, _unpooled(x.shape, node.attributes))]
-        sizes = dims_of(node.input(2))
+        sizes = contents(node.input(2))
         if sizes is None:
             sizes = tuple(unknown_extent(node, 0, axis) for axis in range(len(x.shape)))
         return [Inferred(x.dtype, sizes)]
@@ -340,8 +353,8 @@ class MaxUnpool(Op):
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
         """Scatter; positions count over the flattened output."""
         x, positions, wanted = required(inputs, 0), required(inputs, 1), optional(inputs, 2)
-        shape = _unpooled(x.shape, attributes) if wanted is None else wanted
-        out = np.zeros([int(extent) for extent in shape], x.dtype)
+        shape = _unpooled(x.shape, attributes) if wanted is None else wanted.tolist()
+        out = np.zeros(plain(shape), x.dtype)
         out.reshape(-1)[positions.reshape(-1)] = x.reshape(-1)
         return [out]
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import numpy as np
 
 from planish.ir.graph import Node
 from planish.ir.shape import Dim, Shape, dim_max, dim_min, product
+from planish.ops.content import contents, integers
 from planish.ops.numeric import (
-    dims_of,
-    integers_of,
     narrow,
     optional,
     positive_array,
@@ -36,7 +38,7 @@ def reduced_axes(node: Node) -> Axes | None:
     """Return the axes that a reduction node sums over, sorted; None where they are not known."""
     x, axes = node.present_inputs[0], node.input(1)
     rank = len(x.known_shape)
-    given = integers_of(axes) if axes is not None else ()
+    given = integers(axes) if axes is not None else ()
     if given is None:
         return None
     if not given:
@@ -54,7 +56,7 @@ def reduced_shape(shape: Shape, axes: Axes, keepdims: bool) -> Shape:
 class _Reduction(Op):
     """Base of reductions: inputs data and (optionally) axes."""
 
-    attributes = {"keepdims": 1, "noop_with_empty_axes": 0}
+    attributes: ClassVar[Mapping[str, Any]] = {"keepdims": 1, "noop_with_empty_axes": 0}
 
     @classmethod
     def infer(cls, node: Node) -> list[Inferred]:
@@ -73,12 +75,12 @@ class _Reduction(Op):
     def _content(cls, node: Node, axes: Axes) -> tuple[Dim, ...] | None:
         """Return the result's contents where the input is a vector of known extents."""
         x = node.present_inputs[0]
-        contents = dims_of(x) if x.dtype.is_integer and x.shape is not None else None
-        if contents is None or len(x.shape or ()) > 1:
+        known = contents(x) if x.dtype.is_integer and x.shape is not None else None
+        if known is None or len(x.shape or ()) > 1:
             return None
         if not axes:
-            return contents
-        combined = cls.combine_dims(contents)
+            return known
+        combined = cls.combine_dims(known)
         return None if combined is None else (combined,)
 
     @classmethod
@@ -163,7 +165,7 @@ class ReduceMean(_Reduction):
         if x.dtype.kind not in "iu":
             return np.asarray(x.mean(axis=axes, keepdims=keepdims, dtype=x.dtype))
         mean = x.mean(axis=axes, keepdims=keepdims, dtype=np.float64)
-        return np.trunc(mean)
+        return np.asarray(np.trunc(mean))
 
 
 class ReduceMax(_Reduction):
@@ -218,16 +220,16 @@ class ReduceMin(_Reduction):
         return [*super().samples(), *_narrow_samples()]
 
 
-def _smallest(x: Array) -> object:
+def _smallest(x: Array) -> float:
     if x.dtype.kind == "b":
         return False
-    return np.iinfo(x.dtype).min if x.dtype.kind in "iu" else -np.inf
+    return int(np.iinfo(x.dtype).min) if x.dtype.kind in "iu" else -np.inf
 
 
-def _largest(x: Array) -> object:
+def _largest(x: Array) -> float:
     if x.dtype.kind == "b":
         return True
-    return np.iinfo(x.dtype).max if x.dtype.kind in "iu" else np.inf
+    return int(np.iinfo(x.dtype).max) if x.dtype.kind in "iu" else np.inf
 
 
 def _narrow_samples() -> list[Sample]:
@@ -278,7 +280,7 @@ class ReduceL2(_Reduction):
     def reduce(cls, x: Array, axes: Axes, keepdims: bool) -> Array:
         """Sum squares; integers in float64, truncated."""
         wide = x.astype(np.float64) if x.dtype.kind in "iu" else x
-        return np.sqrt(np.square(wide).sum(axis=axes, keepdims=keepdims))
+        return np.asarray(np.sqrt(np.square(wide).sum(axis=axes, keepdims=keepdims)))
 
 
 class ReduceSumSquare(_Reduction):
@@ -302,7 +304,7 @@ class ReduceLogSum(_Reduction):
     def reduce(cls, x: Array, axes: Axes, keepdims: bool) -> Array:
         """Sum, then take the logarithm (minus infinity of 0, NaN below)."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.log(x.sum(axis=axes, keepdims=keepdims))
+            return np.asarray(np.log(x.sum(axis=axes, keepdims=keepdims)))
 
     @classmethod
     def samples(cls) -> list[Sample]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import numpy as np
 
 from planish.ir.graph import Node
@@ -22,7 +25,7 @@ def softmax(x: Array, axis: int) -> Array:
 class _AlongAxis(Op):
     """Base: same type out as in, `axis` may be negative."""
 
-    attributes = {"axis": -1}
+    attributes: ClassVar[Mapping[str, Any]] = {"axis": -1}
     operations_per_element = 5
 
     @classmethod

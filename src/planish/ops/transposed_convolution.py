@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
 from planish.errors import ShapeError
 from planish.ir.graph import Node
 from planish.ir.shape import Dim, floordiv, product
+from planish.ops.content import contents, integers
 from planish.ops.convolution import (
     WINDOW_ATTRIBUTES,
-    Padding,
     Window,
     add_channel_bias,
     kernel_of,
@@ -21,10 +22,9 @@ from planish.ops.convolution import (
     window_for,
 )
 from planish.ops.numeric import (
-    dims_of,
-    integers_of,
     narrow,
     optional,
+    plain,
     random_array,
     required,
     widen,
@@ -71,7 +71,12 @@ class ConvTranspose(Op):
     """
 
     name = "ConvTranspose"
-    attributes = {**WINDOW_ATTRIBUTES, "group": 1, "output_padding": None, "output_shape": None}
+    attributes: ClassVar[Mapping[str, Any]] = {
+        **WINDOW_ATTRIBUTES,
+        "group": 1,
+        "output_padding": None,
+        "output_shape": None,
+    }
 
     @classmethod
     def infer(cls, node: Node) -> list[Inferred]:
@@ -104,7 +109,7 @@ class ConvTranspose(Op):
         patches = np.matmul(matrix.transpose(0, 2, 1), grouped)
         filters, taps = weight.shape[1] * group, int(np.prod(kernel))
         patches = patches.reshape(batch, filters, taps, *counts)
-        out = fold_patches(patches, window, counts, [int(extent) for extent in extents])  # type: ignore[arg-type]
+        out = fold_patches(patches, window, counts, plain(extents))
         return [narrow(add_channel_bias(out, optional(inputs, 2)), x)]
 
     @classmethod
@@ -146,13 +151,13 @@ class Col2Im(Op):
     """
 
     name = "Col2Im"
-    attributes = {"dilations": None, "pads": None, "strides": None}
+    attributes: ClassVar[Mapping[str, Any]] = {"dilations": None, "pads": None, "strides": None}
 
     @classmethod
     def infer(cls, node: Node) -> list[Inferred]:
         """Return the image's type; image and block shape should be known."""
         columns = node.present_inputs[0]
-        image, block = dims_of(node.input(1)), integers_of(node.input(2))
+        image, block = contents(node.input(1)), integers(node.input(2))
         if columns.shape is None or image is None:
             return [Inferred(columns.dtype, None)]
         channels: Dim = unknown_extent(node, 0, 1)
@@ -166,7 +171,7 @@ class Col2Im(Op):
         columns, image, block = (required(inputs, index) for index in range(3))
         extents, kernel = [int(dim) for dim in image], tuple(int(dim) for dim in block)
         window = window_for(attributes, extents, kernel)
-        counts = [int(count) for count in window.output(extents)]  # type: ignore[arg-type]
+        counts = plain(window.output(extents))
         taps = int(np.prod(kernel))
         patches = widen(columns).reshape(columns.shape[0], -1, taps, *counts)
         return [narrow(fold_patches(patches, window, counts, extents), columns)]
@@ -177,7 +182,7 @@ class Col2Im(Op):
 
         def case(image: tuple[int, ...], block: tuple[int, ...], **attributes: object) -> Sample:
             window = window_for(attributes, image, block)
-            counts = [int(count) for count in window.output(image)]  # type: ignore[arg-type]
+            counts = plain(window.output(image))
             columns = random_array(1, 2, 3 * int(np.prod(block)), int(np.prod(counts)))
             shapes = (np.array(image, np.int64), np.array(block, np.int64))
             return Sample((columns, *shapes), attributes, constant=(1, 2))
@@ -188,6 +193,3 @@ class Col2Im(Op):
             case((7, 6), (3, 2), dilations=(2, 3)),
             case((3, 4, 5), (1, 2, 3)),
         ]
-
-
-__all__ = ["Col2Im", "ConvTranspose", "Padding", "fold_patches"]
