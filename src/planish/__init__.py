@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from planish.build import build
+    from planish.builder import build
     from planish.config import BuildConfig, Profile, Progress
     from planish.engine.reader import load
     from planish.report import BuildReport
@@ -22,7 +22,7 @@ _PUBLIC = {
     "Engine": "planish.runtime.engine",
     "Profile": "planish.config",
     "Progress": "planish.config",
-    "build": "planish.build",
+    "build": "planish.builder",
     "load": "planish.engine.reader",
 }
 

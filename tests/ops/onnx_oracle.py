@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 import planish.ops  # noqa: F401  (registers every operator)
 from planish.ir.dtypes import BF16, F16, F32, I4, I8, U4, U8, DType, dtype_of
@@ -17,6 +18,13 @@ from planish.ir.graph import OPSET, Graph, Node, Value
 from planish.ir.shape import Dim, symbol
 from planish.ops.op import OPS, REQUIRED, Array, Op, Sample
 
+REFUSALS = (
+    state.Fail,
+    state.InvalidArgument,
+    state.InvalidGraph,
+    state.NotImplemented,
+    state.RuntimeException,
+)
 ORT_OPSETS = (21, 24, OPSET)
 # kinds of numpy arrays that ONNX Runtime takes and returns (bf16 and the like have kind "V")
 NATIVE = "biufOUS"
@@ -72,7 +80,7 @@ def expected_outputs(
             return _run_onnxruntime(
                 _model(op, sample, dtypes, opset), _fed(sample)
             ), f"onnxruntime {opset}"
-        except RuntimeError as error:  # every error class of ONNX Runtime derives from it
+        except REFUSALS as error:
             refusals.append(str(error).strip().splitlines()[0][:200])
     wide = _widened(sample)
     if wide is not None:
@@ -156,7 +164,9 @@ def onnx_node(
     domain, _, kind = op.rpartition(".")
     node = helper.make_node(kind, inputs, outputs, domain=domain)
     for key, value in attributes.items():
-        if value is not None:
+        if value is not None and not (
+            isinstance(value, tuple) and not value
+        ):  # an empty list is the same as an absent one
             node.attribute.append(_attribute(key, value))
     return node
 
@@ -168,8 +178,6 @@ def _attribute(key: str, value: Any) -> onnx.AttributeProto:
         return helper.make_attribute(key, value.onnx)
     if isinstance(value, Graph):
         return helper.make_attribute(key, onnx_graph(value))
-    if isinstance(value, tuple) and not value:
-        return helper.make_attribute(key, [], attr_type=onnx.AttributeProto.INTS)
     return helper.make_attribute(key, list(value) if isinstance(value, tuple) else value)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from planish.build import build
+from planish.builder import build
 from planish.cli.common import emit, interrupt_flag, parse_profiles, progress_bar
 from planish.config import BuildConfig
 from planish.engine.writer import check_writable

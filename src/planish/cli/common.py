@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from planish.build import build
+from planish.builder import build
 from planish.config import BuildConfig, Profile
 from planish.config import Progress as BuildProgress
 from planish.engine.reader import load

@@ -1,0 +1,1 @@
+"""The graph: values, nodes, symbolic shapes, text, and the checks between passes."""

@@ -29,7 +29,7 @@ class Constant:
     @property
     def shape(self) -> tuple[int, ...]:
         """Extents of the array."""
-        return self.array.shape
+        return tuple(self.array.shape)
 
     @property
     def digest(self) -> str:

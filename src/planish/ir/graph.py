@@ -180,7 +180,8 @@ class Node:
     def output(self) -> Value:
         """The only output; raise GraphError when there are several."""
         if len(self.outputs) != 1:
-            raise GraphError(f"{self.op} has {len(self.outputs)} outputs, expected 1", where=str(self))
+            message = f"{self.op} has {len(self.outputs)} outputs, expected 1"
+            raise GraphError(message, where=str(self))
         return self.outputs[0]
 
     @property
@@ -268,6 +269,12 @@ class Graph:
         """Return a name that this graph has not given out before."""
         self._fresh += 1
         return f"{stem}.{self._fresh}" if stem else f".{self._fresh}"
+
+    def reserve_name(self, name: str) -> None:
+        """Keep `fresh_name` from ever returning `name`, which came from outside."""
+        digits = name[name.rfind(".") + 1 :]
+        if digits.isdecimal() and digits.isascii() and len(digits) < 10:
+            self._fresh = max(self._fresh, int(digits))
 
     def add_input(self, name: str, dtype: DType, shape: Shape | None) -> Value:
         """Append a graph input with public name `name` and return its value."""

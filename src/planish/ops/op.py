@@ -7,6 +7,7 @@ tests) and `cost`. Names and semantics are ONNX's at opset `planish.ir.graph.OPS
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from planish.errors import ShapeError
+from planish.ir.declarations import DECLARED
+from planish.ir.declarations import REQUIRED as REQUIRED
 from planish.ir.dtypes import DType
 from planish.ir.graph import Graph, Node, Value
 from planish.ir.shape import Dim, Shape, product, symbol
@@ -24,8 +27,6 @@ Inputs = Sequence[Array | None]
 Attributes = Mapping[str, Any]
 # runs a subgraph on arrays for its inputs; values of outer graphs are found by the runner
 SubgraphRunner = Callable[[Graph, Sequence[Array]], list[Array]]
-
-REQUIRED: Any = object()  # in `Op.attributes`: no default, the importer reports its absence
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class Op(ABC):
         if not cls.__doc__:
             raise TypeError(f"operator {cls.name} has no docstring")
         OPS[cls.name] = cls
+        DECLARED[cls.name] = cls.attributes
 
     @classmethod
     @abstractmethod
@@ -160,7 +162,7 @@ def broadcast(shapes: Sequence[Shape], where: str) -> Shape:
 
 def unknown_extent(node: Node, output: int, axis: int) -> Dim:
     """Return a symbol for an extent that only the data decides; its name starts with "?"."""
-    return symbol(f"?{node.outputs[output].name.replace('.', '_')}_{axis}")
+    return symbol(f"?{re.sub(r'[^0-9A-Za-z_]', '_', node.outputs[output].name)}_{axis}")
 
 
 def normalize_axis(axis: int, rank: int, node: Node) -> int:
