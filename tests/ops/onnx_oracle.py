@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 import planish.ops  # noqa: F401  (registers every operator)
-from planish.ir.dtypes import BF16, F16, F32, I4, I8, U4, U8, DType, dtype_of
+from planish.ir.dtypes import BF16, F8E4M3, F8E5M2, F16, F32, I4, I8, U4, U8, DType, dtype_of
 from planish.ir.graph import OPSET, Graph, Node, Value
 from planish.ir.shape import Dim, symbol
 from planish.ops.op import OPS, REQUIRED, Array, Op, Sample
@@ -26,8 +26,8 @@ REFUSALS = (
     state.RuntimeException,
 )
 ORT_OPSETS = (21, 24, OPSET)
-# kinds of numpy arrays that ONNX Runtime takes and returns (bf16 and the like have kind "V")
-NATIVE = "biufOUS"
+# element types that ONNX Runtime neither takes from numpy nor returns
+FOREIGN = (BF16, F8E4M3, F8E5M2, I4, U4)
 
 
 def attributes_of(op: type[Op], sample: Sample) -> dict[str, Any]:
@@ -111,13 +111,13 @@ def _fed(sample: Sample) -> dict[str, Array]:
     return {
         f"x{index}": array
         for index, array in enumerate(sample.inputs)
-        if array is not None and index not in sample.constant and array.dtype.kind in NATIVE
+        if array is not None and index not in sample.constant and dtype_of(array) not in FOREIGN
     }
 
 
 def _fetchable(dtype: DType) -> DType:
     """Return the type as which an output is fetched."""
-    if dtype.numpy.kind in NATIVE:
+    if dtype not in FOREIGN:
         return dtype
     return {U4: U8, I4: I8}.get(dtype, F32)
 

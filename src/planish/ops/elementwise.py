@@ -69,7 +69,8 @@ class Pointwise(Op):
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
         """Compute in float32 where the inputs are narrower, then round once."""
         present = [array for array in inputs if array is not None]
-        result = cls.compute([widen(array) for array in present], attributes)
+        with np.errstate(all="ignore"):  # infinities and NaN are results like others
+            result = cls.compute([widen(array) for array in present], attributes)
         return [np.asarray(result).astype(present[0].dtype, copy=False)]
 
     @classmethod
