@@ -299,7 +299,7 @@ def gemm_activation(x: Array, name: str, alpha: float, beta: float) -> Array:
         case "Softplus":
             return np.asarray(np.logaddexp(x, x.dtype.type(0)))
         case "Softsign":
-            return x / (1 + np.abs(x))
+            return np.asarray(x / (1 + np.abs(x)))
         case "LeakyRelu":
             return np.where(x < 0, x * x.dtype.type(alpha), x)
         case "HardSigmoid":
