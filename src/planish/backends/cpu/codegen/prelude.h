@@ -381,3 +381,144 @@ PLANISH_INLINE int32_t planish_quantize(float x, float scale, int32_t zero, int3
     const float q = __builtin_rintf(x / scale) + (float)zero;
     return (int32_t)planish_clip(q, (float)low, (float)high);
 }
+
+/* ---- transposition --------------------------------------------------------------------------- */
+
+/* dst[c * dst_pitch + r] = src[r * src_pitch + c] for r < rows, c < cols; pitches in elements.
+ * Square blocks are transposed in registers, so that both sides move whole cache lines. */
+
+#define PLANISH_TRANSPOSE_SCALAR(name, T)                                                     \
+    PLANISH_INLINE void name(const T *src, int64_t src_pitch, T *dst, int64_t dst_pitch,      \
+                             int64_t rows, int64_t cols) {                                    \
+        for (int64_t c = 0; c < cols; ++c)                                                    \
+            for (int64_t r = 0; r < rows; ++r) dst[c * dst_pitch + r] = src[r * src_pitch + c]; \
+    }
+PLANISH_TRANSPOSE_SCALAR(planish_transpose_u8, uint8_t)
+PLANISH_TRANSPOSE_SCALAR(planish_transpose_edge_u16, uint16_t)
+PLANISH_TRANSPOSE_SCALAR(planish_transpose_edge_u32, uint32_t)
+PLANISH_TRANSPOSE_SCALAR(planish_transpose_u64, uint64_t)
+#undef PLANISH_TRANSPOSE_SCALAR
+
+#if defined(__AVX512F__)
+#define PLANISH_TRANSPOSE_BLOCK_U32 16
+PLANISH_INLINE void planish_transpose_block_u32(const uint32_t *src, int64_t sp, uint32_t *dst,
+                                                int64_t dp) {
+    __m512i r[16], t[16];
+    for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_si512(src + i * sp);
+    for (int i = 0; i < 8; ++i) {
+        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+    for (int i = 0; i < 4; ++i) {
+        r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+        r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+    }
+    for (int i = 0; i < 4; ++i) {
+        t[i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0x88);
+        t[4 + i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0xdd);
+        t[8 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0x88);
+        t[12 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0xdd);
+    }
+    for (int i = 0; i < 4; ++i) {
+        _mm512_storeu_si512(dst + i * dp, _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88));
+        _mm512_storeu_si512(dst + (4 + i) * dp, _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0x88));
+        _mm512_storeu_si512(dst + (8 + i) * dp, _mm512_shuffle_i32x4(t[i], t[8 + i], 0xdd));
+        _mm512_storeu_si512(dst + (12 + i) * dp, _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0xdd));
+    }
+}
+#elif defined(__AVX2__)
+#define PLANISH_TRANSPOSE_BLOCK_U32 8
+PLANISH_INLINE void planish_transpose_block_u32(const uint32_t *src, int64_t sp, uint32_t *dst,
+                                                int64_t dp) {
+    __m256i r[8], t[8];
+    for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_si256((const __m256i *)(src + i * sp));
+    for (int i = 0; i < 4; ++i) {
+        t[2 * i] = _mm256_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm256_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+    for (int i = 0; i < 2; ++i) {
+        r[4 * i] = _mm256_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 1] = _mm256_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 2] = _mm256_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+        r[4 * i + 3] = _mm256_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+    }
+    for (int i = 0; i < 4; ++i) {
+        _mm256_storeu_si256((__m256i *)(dst + i * dp), _mm256_permute2x128_si256(r[i], r[4 + i], 0x20));
+        _mm256_storeu_si256((__m256i *)(dst + (4 + i) * dp), _mm256_permute2x128_si256(r[i], r[4 + i], 0x31));
+    }
+}
+#endif
+
+#if defined(__AVX2__)
+#define PLANISH_TRANSPOSE_BLOCK_U16 16
+PLANISH_INLINE void planish_transpose_block_u16(const uint16_t *src, int64_t sp, uint16_t *dst,
+                                                int64_t dp) {
+    /* Rows i and i + 8 share a register after the loads, so the last stage is not needed. */
+    __m256i r[16], t[16];
+    for (int i = 0; i < 8; ++i) {
+        const __m256i a = _mm256_loadu_si256((const __m256i *)(src + i * sp));
+        const __m256i b = _mm256_loadu_si256((const __m256i *)(src + (i + 8) * sp));
+        r[i] = _mm256_permute2x128_si256(a, b, 0x20);
+        r[8 + i] = _mm256_permute2x128_si256(a, b, 0x31);
+    }
+    for (int h = 0; h < 16; h += 8) {
+        for (int i = 0; i < 4; ++i) {
+            t[h + 2 * i] = _mm256_unpacklo_epi16(r[h + 2 * i], r[h + 2 * i + 1]);
+            t[h + 2 * i + 1] = _mm256_unpackhi_epi16(r[h + 2 * i], r[h + 2 * i + 1]);
+        }
+        for (int i = 0; i < 2; ++i) {
+            r[h + 4 * i] = _mm256_unpacklo_epi32(t[h + 4 * i], t[h + 4 * i + 2]);
+            r[h + 4 * i + 1] = _mm256_unpackhi_epi32(t[h + 4 * i], t[h + 4 * i + 2]);
+            r[h + 4 * i + 2] = _mm256_unpacklo_epi32(t[h + 4 * i + 1], t[h + 4 * i + 3]);
+            r[h + 4 * i + 3] = _mm256_unpackhi_epi32(t[h + 4 * i + 1], t[h + 4 * i + 3]);
+        }
+        for (int i = 0; i < 4; ++i) {
+            const __m256i low = _mm256_unpacklo_epi64(r[h + i], r[h + 4 + i]);
+            const __m256i high = _mm256_unpackhi_epi64(r[h + i], r[h + 4 + i]);
+            _mm256_storeu_si256((__m256i *)(dst + (h + 2 * i) * dp), low);
+            _mm256_storeu_si256((__m256i *)(dst + (h + 2 * i + 1) * dp), high);
+        }
+    }
+}
+#endif
+
+#define PLANISH_TRANSPOSE(bits, BLOCK)                                                          \
+    static __attribute__((unused, noinline)) void planish_transpose_u##bits(                    \
+        const uint##bits##_t *src, int64_t sp, uint##bits##_t *dst, int64_t dp, int64_t rows,   \
+        int64_t cols) {                                                                         \
+        const int64_t whole_rows = rows - rows % BLOCK, whole_cols = cols - cols % BLOCK;       \
+        for (int64_t r = 0; r < whole_rows; r += BLOCK)                                         \
+            for (int64_t c = 0; c < whole_cols; c += BLOCK)                                     \
+                planish_transpose_block_u##bits(src + r * sp + c, sp, dst + c * dp + r, dp);    \
+        planish_transpose_edge_u##bits(src + whole_rows * sp, sp, dst + whole_rows, dp,         \
+                                       rows - whole_rows, whole_cols);                          \
+        planish_transpose_edge_u##bits(src + whole_cols, sp, dst + whole_cols * dp, dp, rows,   \
+                                       cols - whole_cols);                                      \
+    }
+#if defined(PLANISH_TRANSPOSE_BLOCK_U32)
+PLANISH_TRANSPOSE(32, PLANISH_TRANSPOSE_BLOCK_U32)
+#else
+#define planish_transpose_u32 planish_transpose_edge_u32
+#endif
+#if defined(PLANISH_TRANSPOSE_BLOCK_U16)
+PLANISH_TRANSPOSE(16, PLANISH_TRANSPOSE_BLOCK_U16)
+#else
+#define planish_transpose_u16 planish_transpose_edge_u16
+#endif
+#undef PLANISH_TRANSPOSE
+
+/* ---- indices read from data ------------------------------------------------------------------ */
+
+/* An index into an axis of n elements; negative ones count from the end. Out of range is clamped:
+ * the result is then unspecified, but no memory outside the operand is touched. */
+PLANISH_INLINE int64_t planish_index(int64_t i, int64_t n) {
+    return planish_clamp_i64(i < 0 ? i + n : i, 0, n - 1);
+}
+/* Mirror an index into [0, n) without repeating the edge (numpy's "reflect"). */
+PLANISH_INLINE int64_t planish_reflect_i64(int64_t i, int64_t n) {
+    const int64_t period = 2 * (n - 1);
+    const int64_t at = period > 0 ? planish_mod_i64(i, period) : 0;
+    return at < n ? at : period - at;
+}
