@@ -15,7 +15,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state
 import planish.ops  # noqa: F401  (registers every operator)
 from planish.ir.dtypes import BF16, F8E4M3, F8E5M2, F16, F32, I4, I8, U4, U8, DType, dtype_of
 from planish.ir.graph import OPSET, Graph, Node, Value
-from planish.ir.shape import Dim, symbol
+from planish.ir.shape import Dim, static_shape, symbol
 from planish.ops.op import OPS, REQUIRED, Array, Op, Sample
 
 REFUSALS = (
@@ -185,7 +185,8 @@ def onnx_graph(graph: Graph) -> onnx.GraphProto:
     """Return `graph` (a subgraph of a sample) as a proto; names of values are kept."""
 
     def info(value: Value) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(value.name, value.dtype.onnx, None)
+        shape = None if value.shape is None else static_shape(value.shape)
+        return helper.make_tensor_value_info(value.name, value.dtype.onnx, shape)
 
     nodes = [
         onnx_node(
