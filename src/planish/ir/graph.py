@@ -208,7 +208,8 @@ class Node:
 class Graph:
     """Nodes in execution order, with inputs and outputs.
 
-    `ranges` of the outermost graph holds (min, opt, max) of every symbol that shapes may use.
+    `ranges` of the outermost graph holds (min, opt, max) of every symbol that shapes may use,
+    `notes` what the importer has to tell the user about the model.
 
     Parameters
     ----------
@@ -223,6 +224,7 @@ class Graph:
         self.input_names: list[str] = []
         self.output_names: list[str] = []
         self.ranges: dict[str, tuple[int, int, int]] = {}
+        self.notes: list[str] = []
         self._first: Node | None = None
         self._last: Node | None = None
         self._count = 0
@@ -324,6 +326,10 @@ class Graph:
             if output.uses or any(output is value for value in self.outputs):
                 raise GraphError(f"%{output.name} is still read", where=str(node))
         node.inputs = ()
+        self._unlink(node)
+
+    def detach(self, node: Node) -> None:
+        """Take `node` out with its operands and readers as they are, to put it into another graph."""
         self._unlink(node)
 
     def move_before(self, anchor: Node, node: Node) -> None:

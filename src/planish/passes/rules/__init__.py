@@ -15,7 +15,9 @@ def _discover() -> tuple[type[Rule], ...]:
         rules = [
             each
             for each in vars(module).values()
-            if isinstance(each, type) and issubclass(each, Rule) and each.__module__ == module.__name__
+            if isinstance(each, type)
+            and issubclass(each, Rule)
+            and each.__module__ == module.__name__
         ]
         if len(rules) != 1:
             raise TypeError(f"{module.__name__} defines {len(rules)} rules, expected 1")

@@ -1,0 +1,25 @@
+"""Removes nodes whose results nothing reads."""
+
+from __future__ import annotations
+
+from planish.ir.graph import Graph
+from planish.passes.graph_pass import GraphPass
+
+
+class DeadCode(GraphPass):
+    """One sweep from the end: a node is dead when none of its outputs is read or returned."""
+
+    name = "dead_code"
+
+    def run(self, graph: Graph) -> bool:
+        """Remove dead nodes of `graph`, last first, so that chains go in one sweep."""
+        kept = set(graph.outputs)
+        removed = 0
+        for node in reversed(graph):
+            if any(output.uses or output in kept for output in node.outputs):
+                continue
+            graph.remove(node)
+            removed += 1
+        if removed:
+            self.count("dead nodes", removed)
+        return removed > 0

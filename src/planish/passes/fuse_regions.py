@@ -1,0 +1,256 @@
+"""Vertical fusion: anchors with their pointwise neighbours, and groups of pointwise nodes.
+
+A region is placed as a whole at one position of the execution order, so it must be *convex*: no
+path may leave it and come back. Both ways of growing keep that by construction, in linear time:
+
+- An anchor's region stands where the anchor stands. A pointwise node behind it joins only if all
+  its other operands are computed at earlier positions, so nothing can depend on the region and
+  feed it. (Of two anchors whose results are added, the later one therefore takes the addition.)
+- A prologue or a pointwise region stands where its last node stands. A node joins only if all
+  readers of its result are in the region, so moving it down disturbs nobody.
+
+A region has one output: a second reader of an intermediate result keeps what is behind it out.
+All results inside a region have the shape of its output; smaller operands are broadcast. Views,
+concats and control flow stay outside (the storage pass makes most views disappear).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from planish.ir.dtypes import STRING
+from planish.ir.graph import Graph, Node, Value
+from planish.ir.source import merge_sources
+from planish.ops.op import OPS
+from planish.passes.graph_pass import GraphPass
+
+VIEWS = frozenset(
+    {
+        "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Identity", "Slice", "Split",
+        "Concat", "Expand",
+    }
+)  # fmt: skip
+CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
+REDUCTIONS = frozenset(
+    {
+        "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
+        "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
+    }
+)  # fmt: skip
+# anchors whose kernels write their result element by element through the epilogue
+EPILOGUE = REDUCTIONS | {
+    "AveragePool", "Conv", "ConvInteger", "ConvTranspose", "MatMul", "MatMulInteger", "MaxPool",
+    "LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "Resize", "Gather",
+}  # fmt: skip
+# anchors whose kernels read their first operand element by element through the prologue
+PROLOGUE: frozenset[str] = frozenset()
+LIMIT = 40  # nodes in a region
+MANY_READERS = 16  # an anchor's result with more readers than this gets no epilogue
+
+
+@dataclass(eq=False)
+class _Group:
+    """Nodes that become a region; `place` is the position where it stands."""
+
+    kind: str
+    place: int
+    anchor: Node
+    members: list[Node] = field(default_factory=list)
+
+
+class FuseRegions(GraphPass):
+    """Turns every computing node of a graph into a member of a Region node."""
+
+    name = "fuse_regions"
+
+    def run(self, graph: Graph) -> bool:
+        """Group the nodes, then build the regions."""
+        grouping = _Grouping(graph)
+        groups = grouping.groups()
+        for group in groups:
+            _build(graph, group, grouping)
+            fused = len(group.members) - 1
+            self.count(f"{group.kind} regions")
+            if fused:
+                self.count(f"operations fused into {group.kind}", fused)
+        return bool(groups)
+
+
+class _Grouping:
+    """Decides which node goes into which region of one graph."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self.order = {node: index for index, node in enumerate(graph)}
+        self.outputs = set(graph.outputs)
+        self._group: dict[Node, _Group] = {}
+
+    def groups(self) -> list[_Group]:
+        """Return the regions in the order of their places."""
+        nodes = [node for node in self.order if _computes(node)]
+        for node in nodes:
+            if not is_pointwise(node):
+                self._start(node, node.op)
+        anchored = list(dict.fromkeys(self._group.values()))
+        for group in anchored:
+            if group.kind in EPILOGUE:
+                self._grow_down(group)
+        for group in anchored:
+            if group.kind in PROLOGUE:
+                self._grow_up(group, group.anchor.inputs[:1])
+        for node in reversed(nodes):
+            if node not in self._group:
+                group = self._start(node, "pointwise")
+                self._grow_up(group, node.inputs)
+        return sorted(dict.fromkeys(self._group.values()), key=lambda group: group.place)
+
+    def _start(self, node: Node, kind: str) -> _Group:
+        group = _Group(kind, self.order[node], node, [node])
+        self._group[node] = group
+        return group
+
+    def _grow_down(self, group: _Group) -> None:
+        """Add the epilogue: the longest run of joins that leaves one output."""
+        read = [output for output in group.anchor.outputs if self._escapes(output, ())]
+        if len(read) != 1 or len(read[0].uses) > MANY_READERS:
+            return
+        members = [group.anchor]
+        best = 1
+        while len(members) < LIMIT:
+            candidate = self._next_epilogue(members, group.place, read[0])
+            if candidate is None:
+                break
+            members.append(candidate)
+            if self._live_outputs(members) == 1:
+                best = len(members)
+        group.members = members[:best]
+        for node in group.members[1:]:
+            self._group[node] = group
+
+    def _next_epilogue(self, members: Sequence[Node], place: int, result: Value) -> Node | None:
+        """Return the first pointwise reader of the region's values that may join it."""
+        values = [result, *(node.output for node in members[1:])]
+        inside = set(values)
+        readers = {
+            user
+            for value in values
+            for user, _ in value.uses
+            if user.graph is self._graph and user not in members
+        }
+        for node in sorted(readers, key=self.order.__getitem__):
+            if node in self._group or not is_pointwise(node):
+                continue
+            if node.output.shape is None or node.output.shape != result.shape:
+                continue
+            if all(v in inside or self._place(v) < place for v in node.present_inputs):
+                return node
+        return None
+
+    def _grow_up(self, group: _Group, operands: Iterable[Value | None]) -> None:
+        """Add pointwise producers whose results only the region reads."""
+        pending = [value for value in operands if value is not None]
+        shape = pending[0].shape if group.kind in PROLOGUE else group.anchor.output.shape
+        while pending and len(group.members) < LIMIT:
+            value = pending.pop(0)
+            node = value.producer
+            if node is None or node.graph is not self._graph or node in self._group:
+                continue
+            if not is_pointwise(node) or value.shape is None or value.shape != shape:
+                continue
+            if self._escapes(value, group.members):
+                continue
+            group.members.append(node)
+            self._group[node] = group
+            pending += node.present_inputs
+
+    def _live_outputs(self, members: Sequence[Node]) -> int:
+        values = [output for node in members for output in node.outputs]
+        return sum(self._escapes(value, members) for value in values)
+
+    def _escapes(self, value: Value, members: Sequence[Node]) -> bool:
+        """Whether `value` is an output or is read by a node that is not in `members`."""
+        return value in self.outputs or any(user not in members for user, _ in value.uses)
+
+    def _place(self, value: Value) -> int:
+        """Return the position at which `value` is computed (-1 for inputs and constants)."""
+        node = value.producer
+        if node is None or node.graph is not self._graph:
+            return -1
+        group = self._group.get(node)
+        return self.order[node] if group is None else group.place
+
+
+def is_pointwise(node: Node) -> bool:
+    """Whether `node` may stand in a prologue, an epilogue or a pointwise region."""
+    return (
+        OPS[node.op].pointwise
+        and len(node.outputs) == 1
+        and node.op not in VIEWS
+        and all(value.dtype is not STRING for value in (*node.present_inputs, *node.outputs))
+    )
+
+
+def _computes(node: Node) -> bool:
+    if node.op == "Region" or node.op in VIEWS or node.op in CONTROL_FLOW:
+        return False
+    # without a rank there are no strides: such a node is run as a whole, by the reference
+    return all(value.shape is not None for value in (*node.present_inputs, *node.outputs))
+
+
+def _build(graph: Graph, group: _Group, grouping: _Grouping) -> None:
+    """Replace the members of `group` by one Region node at its place."""
+    members = sorted(group.members, key=grouping.order.__getitem__)
+    inside = set(members)
+    body = Graph(group.kind.lower())
+    mapping: dict[Value, Value] = {}
+    operands: list[Value] = []
+    for node in members:
+        for value in node.present_inputs:
+            if value in mapping or (value.producer is not None and value.producer in inside):
+                continue
+            mapping[value] = _operand(body, value, operands)
+        _copy(body, node, mapping)
+    results = [
+        output
+        for node in members
+        for output in node.outputs
+        if output in grouping.outputs or any(user not in inside for user, _ in output.uses)
+    ]
+    for value in results:
+        body.add_output(mapping[value])
+    outputs = [_like(value) for value in results]
+    source = merge_sources(node.source for node in members)
+    region = Node("Region", operands, outputs, {"kind": group.kind, "body": body}, source)
+    graph.insert_before(group.anchor, region)
+    for old, new in zip(results, outputs, strict=True):
+        graph.replace_value(old, new)
+        if old in grouping.outputs:
+            grouping.outputs.add(new)
+    for node in reversed(members):
+        graph.remove(node)
+
+
+def _operand(body: Graph, value: Value, operands: list[Value]) -> Value:
+    """Return the body's own value for something that the region reads."""
+    if value.constant is not None:
+        inner = Value(value.name, value.dtype, value.shape)
+        inner.constant = value.constant
+    else:
+        inner = body.add_input(value.name, value.dtype, value.shape)
+        operands.append(value)
+    inner.content = value.content
+    return inner
+
+
+def _copy(body: Graph, node: Node, mapping: dict[Value, Value]) -> None:
+    inputs = [None if value is None else mapping[value] for value in node.inputs]
+    outputs = [_like(value) for value in node.outputs]
+    mapping.update(zip(node.outputs, outputs, strict=True))
+    body.append(Node(node.op, inputs, outputs, node.attributes, node.source))
+
+
+def _like(value: Value) -> Value:
+    copy = Value(value.name, value.dtype, value.shape)
+    copy.content = value.content
+    return copy
