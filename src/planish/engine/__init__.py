@@ -1,0 +1,1 @@
+"""The engine file: its format, written deterministically and read without trust."""

@@ -1,0 +1,1 @@
+"""The runtime: memory, native code, contexts, and the engine that users call."""

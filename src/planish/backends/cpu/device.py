@@ -1,18 +1,12 @@
-"""The CPU as a target: what it can do, asked of the kernel, and the compiler flags for it.
-
-Instruction sets come from the flags in /proc/cpuinfo (which the kernel reduces to what it saves
-and restores), never from a model's name: virtual machines report wrong names. AMX tiles need a
-permission besides the flag, so the flag counts only when ``arch_prctl`` grants it.
-"""
+"""The CPU as a target: what it can do, how large its caches are, the compiler flags for it."""
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 from collections.abc import Iterable
 from pathlib import Path
 
+from planish.runtime.cpu import usable_features
 from planish.tactics.target import Target
 
 # /proc/cpuinfo's name of a feature, and the option of gcc and clang that lets code use it
@@ -42,10 +36,6 @@ COMPILER_OPTIONS = {
     "amx_bf16": "-mamx-bf16",
 }
 
-_ARCH_PRCTL = 158  # system call number on x86-64
-_ARCH_REQ_XCOMP_PERM = 0x1023
-_XFEATURE_XTILEDATA = 18
-
 
 def detect(threads: int | None = None) -> Target:
     """Return this machine as a target.
@@ -55,14 +45,11 @@ def detect(threads: int | None = None) -> Target:
     threads : int, optional
         Threads that one inference uses; the cores that this process may run on by default.
     """
-    flags = cpu_flags()
-    if "amx_tile" in flags and not request_amx():
-        flags = frozenset(flag for flag in flags if not flag.startswith("amx_"))
     caches = cache_sizes()
     default = Target("cpu", frozenset())
     return Target(
         device="cpu",
-        features=flags & COMPILER_OPTIONS.keys(),
+        features=usable_features() & COMPILER_OPTIONS.keys(),
         threads=threads or len(os.sched_getaffinity(0)),
         l1=caches.get(1, default.l1),
         l2=caches.get(2, default.l2),
@@ -79,17 +66,6 @@ def compile_flags(features: Iterable[str]) -> tuple[str, ...]:
     return options + width
 
 
-def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """Return the flags of the first CPU in /proc/cpuinfo; none where the file has no such line."""
-    if not path.is_file():
-        return frozenset()
-    for line in path.read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "flags":
-            return frozenset(value.split())
-    return frozenset()
-
-
 def cache_sizes(root: Path = Path("/sys/devices/system/cpu")) -> dict[int, int]:
     """Return the bytes of the data cache of every level that sysfs lists."""
     cpu = min(os.sched_getaffinity(0))
@@ -102,14 +78,6 @@ def cache_sizes(root: Path = Path("/sys/devices/system/cpu")) -> dict[int, int]:
         if size:
             sizes[int(fields["level"])] = size
     return sizes
-
-
-def request_amx() -> bool:
-    """Ask the kernel to let this process use AMX tiles; say whether it agreed."""
-    if platform.machine() != "x86_64" or platform.system() != "Linux":
-        return False
-    libc = ctypes.CDLL(None, use_errno=True)
-    return bool(libc.syscall(_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA) == 0)
 
 
 def _read(path: Path) -> str:

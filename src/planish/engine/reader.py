@@ -1,0 +1,263 @@
+"""Files to engines, trusting nothing: every byte is compared, checked by digest, or refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from planish.engine.compatibility import check_format
+from planish.engine.container import (
+    TAIL_BYTES,
+    Placed,
+    lay_out,
+    parse_directory,
+    parse_members,
+)
+from planish.engine.parts import EngineParts, NativeCode, PackedWeights
+from planish.engine.writer import (
+    CODE,
+    FORMAT_VERSION,
+    GRAPH,
+    MANIFEST,
+    MEMBERS,
+    PLAN,
+    REPORT,
+    SOURCE,
+    WEIGHTS,
+    digest,
+)
+from planish.errors import EngineFileError
+from planish.plan.serialize import plan_from_json
+
+Array = np.ndarray[Any, Any]
+
+MAX_TEXT = 1 << 30  # bytes of any member but the weights
+_THREADED_FROM = 8 << 20  # bytes of weights
+
+
+@dataclass(frozen=True)
+class EngineFile:
+    """A file that was read and found sound.
+
+    Attributes
+    ----------
+    parts : EngineParts
+    manifest : dict
+        For `planish.engine.compatibility.check_machine`.
+    """
+
+    parts: EngineParts
+    manifest: Mapping[str, Any]
+
+
+def read_engine(
+    path: str | Path,
+    allocate: Callable[[int], Array],
+    check: Callable[[Mapping[str, Any]], None] = lambda manifest: None,
+) -> EngineFile:
+    """Read and check an engine file. Nothing in it is executed.
+
+    Parameters
+    ----------
+    path : path
+    allocate : callable
+        Returns a uint8 array of the given size: the memory that receives the weights.
+    check : callable, optional
+        Called with the manifest before anything large is read; may raise CompatibilityError.
+
+    Raises
+    ------
+    EngineFileError
+        When the file is missing, damaged or no engine; CompatibilityError when it has another
+        format version.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            return _Reader(path, file.fileno(), os.fstat(file.fileno()).st_size).read(
+                allocate, check
+            )
+    except OSError as error:
+        raise EngineFileError(
+            f"cannot read the engine: {error.strerror or error}", where=str(path)
+        ) from error
+
+
+class _Reader:
+    def __init__(self, path: Path, descriptor: int, size: int) -> None:
+        self._path, self._descriptor, self._size = path, descriptor, size
+
+    def read(
+        self, allocate: Callable[[int], Array], check: Callable[[Mapping[str, Any]], None]
+    ) -> EngineFile:
+        placed = self._members()
+        manifest = self._manifest(placed[MANIFEST])
+        check_format(manifest.get("format"), FORMAT_VERSION, str(self._path))
+        self._check_manifest(manifest, placed)
+        check(manifest)
+        texts = {
+            name: self._member(one, manifest["blake2b"].get(name))
+            for name, one in placed.items()
+            if name not in (WEIGHTS, MANIFEST)
+        }
+        kernels = self._kernels(manifest["native"], texts)
+        report = self._json(texts[REPORT], REPORT)
+        parts = EngineParts(
+            plan=plan_from_json(texts[PLAN]),
+            weights=PackedWeights(self._weights(placed[WEIGHTS], manifest["weights"], allocate)),
+            kernels=kernels,
+            graph_text=self._text(texts[GRAPH], GRAPH),
+            report=report,
+        )
+        return EngineFile(parts, manifest)
+
+    def _members(self) -> dict[str, Placed]:
+        """Return the members' places after comparing every header byte with what it must be."""
+        tail = self._bytes(max(self._size - TAIL_BYTES, 0), min(TAIL_BYTES, self._size))
+        found = parse_directory(tail, self._size)
+        if found is None:
+            raise self._damaged("it does not end like an engine file (cut off, or no engine)")
+        offset, size = found
+        directory = self._bytes(offset, size)
+        members = parse_members(directory)
+        if members is None:
+            raise self._damaged("its table of contents is wrong")
+        names = [member.name for member in members]
+        required = [n for n in MEMBERS if n in names or n not in (SOURCE, CODE)]
+        if names != required or (SOURCE in names) != (CODE in names):
+            raise self._damaged(f"it holds {', '.join(names) or 'nothing'}")
+        if sum(member.size for member in members) > self._size:
+            raise self._damaged("its members are larger than the file")
+        placed, expected = lay_out(members)
+        if placed[-1].offset + members[-1].size != offset or expected != directory + tail:
+            raise self._damaged("its table of contents is wrong")
+        for one in placed:
+            if self._bytes(one.header_offset, len(one.header)) != one.header:
+                raise self._damaged(f"the header of {one.member.name} is wrong")
+        return {one.member.name: one for one in placed}
+
+    def _manifest(self, one: Placed) -> dict[str, Any]:
+        manifest = self._json(self._member(one, None), MANIFEST)
+        if not isinstance(manifest, dict):
+            raise self._damaged(f"{MANIFEST} is not a mapping")
+        return manifest
+
+    def _check_manifest(self, manifest: Mapping[str, Any], placed: Mapping[str, Placed]) -> None:
+        """Check the type of every field that is used later."""
+        digests, weights, native = (manifest.get(k) for k in ("blake2b", "weights", "native"))
+        sound = (
+            isinstance(digests, dict)
+            and set(digests) == set(placed) - {WEIGHTS, MANIFEST}
+            and isinstance(weights, dict)
+            and isinstance(weights.get("crc32"), list)
+            and weights.get("bytes") == placed[WEIGHTS].member.size
+            and weights.get("crc32_of_all") == placed[WEIGHTS].member.crc
+            and type(weights.get("chunk")) is int
+            and 1 << 16 <= weights["chunk"] <= 1 << 30
+            and len(weights["crc32"]) == -(-weights["bytes"] // weights["chunk"])
+            and isinstance(manifest.get("byte_order"), str)
+            and (native is None) == (CODE not in placed)
+            and (native is None or _native_is_sound(native))
+        )
+        if not sound:
+            raise self._damaged(f"a field of {MANIFEST} is missing or has a wrong type")
+
+    def _kernels(
+        self, native: Mapping[str, Any] | None, texts: Mapping[str, bytes]
+    ) -> NativeCode | None:
+        if native is None:
+            return None
+        return NativeCode(
+            source=self._text(texts[SOURCE], SOURCE),
+            code=texts[CODE],
+            features=tuple(native["features"]),
+            compiler=native["compiler"],
+            threads=native["threads"],
+        )
+
+    def _member(self, one: Placed, expected_digest: str | None) -> bytes:
+        """Return a member's bytes; the digest is that in the manifest, None for itself."""
+        name, size = one.member.name, one.member.size
+        if size > MAX_TEXT:
+            raise self._damaged(f"{name} is {size} bytes long, more than {MAX_TEXT}")
+        data = self._bytes(one.offset, size)
+        if zlib.crc32(data) != one.member.crc:
+            raise self._damaged(f"the contents of {name} do not match their checksum")
+        if expected_digest is not None and digest(data) != expected_digest:
+            raise self._damaged(f"the contents of {name} do not match the manifest's digest")
+        return data
+
+    def _weights(
+        self, one: Placed, facts: Mapping[str, Any], allocate: Callable[[int], Array]
+    ) -> Array:
+        """Read the weights into their final memory, checking each chunk while it is in cache."""
+        size, chunk = one.member.size, facts["chunk"]
+        memory = allocate(size)
+        view = memory.data
+
+        def is_sound(index: int) -> bool:
+            part = view[index * chunk : (index + 1) * chunk]
+            self._fill(part, one.offset + index * chunk)
+            return bool(zlib.crc32(part) == facts["crc32"][index])
+
+        indices = range(len(facts["crc32"]))
+        if size < _THREADED_FROM:
+            sound = list(map(is_sound, indices))
+        else:
+            with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+                sound = list(threads.map(is_sound, indices))
+        if not all(sound):
+            at = sound.index(False) * chunk
+            raise self._damaged(f"the weights after byte {at} do not match their checksum")
+        return memory
+
+    def _text(self, data: bytes, name: str) -> str:
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            raise self._damaged(f"{name} is not text: {error}") from error
+
+    def _json(self, data: bytes, name: str) -> Any:
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(f"{name} is not JSON: {error}") from error
+
+    def _bytes(self, offset: int, size: int) -> bytes:
+        buffer = bytearray(size)
+        self._fill(memoryview(buffer), offset)
+        return bytes(buffer)
+
+    def _fill(self, part: memoryview, offset: int) -> None:
+        while part:
+            count = os.preadv(self._descriptor, [part], offset)
+            if count == 0:
+                raise self._damaged("it is shorter than it says")
+            part, offset = part[count:], offset + count
+
+    def _damaged(self, what: str) -> EngineFileError:
+        return EngineFileError(
+            f"the engine file is damaged: {what}",
+            where=str(self._path),
+            fix="copy the file again, or build the engine again from its model",
+        )
+
+
+def _native_is_sound(native: Any) -> bool:
+    if not isinstance(native, dict) or not isinstance(native.get("features"), list):
+        return False
+    threads = native.get("threads")
+    return (
+        all(isinstance(name, str) for name in native["features"])
+        and all(isinstance(native.get(key), str) for key in ("machine", "compiler"))
+        and type(threads) is int
+        and 1 <= threads <= 1024
+    )

@@ -1,0 +1,209 @@
+"""Engines to files: the same engine gives the same bytes, and a file is whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import secrets
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from planish.engine.container import Member, lay_out
+from planish.engine.parts import EngineParts, Weights
+from planish.errors import EngineFileError
+from planish.plan.serialize import plan_to_json
+
+FORMAT_VERSION = 1
+CHUNK = 1 << 20  # bytes of weights under one checksum
+
+MANIFEST, PLAN, GRAPH, REPORT = "manifest.json", "plan.json", "graph.txt", "report.json"
+SOURCE, CODE, WEIGHTS = "kernels/engine.c", "kernels/engine.so", "weights.bin"
+MEMBERS = (MANIFEST, PLAN, GRAPH, REPORT, SOURCE, CODE, WEIGHTS)  # in the file's order
+
+
+def write_engine(path: str | Path, parts: EngineParts) -> None:
+    """Write an engine; at any moment `path` holds the old file or the whole new one.
+
+    Raises
+    ------
+    EngineFileError
+        When the file cannot be written.
+    """
+    path = Path(path)
+    members, contents = _contents(parts)
+    placed, directory = lay_out(members)
+    with _replacing(path) as file:
+        for one in placed:
+            file.write(one.header)
+            if one.member.name == WEIGHTS:
+                for piece in _pieces(parts.weights):
+                    file.write(piece)
+            else:
+                file.write(contents[one.member.name])
+        file.write(directory)
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise EngineFileError unless a file can be written at `path`; leave nothing behind."""
+    path = Path(path)
+    with _explained(path):
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
+        probe = _temporary(path)
+        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        probe.unlink()
+
+
+def report_bytes(report: Any) -> bytes:
+    """Return the report as JSON; how long the stages took is not part of an engine."""
+    return _json(_without_seconds(report))
+
+
+def _contents(parts: EngineParts) -> tuple[list[Member], dict[str, bytes]]:
+    contents = {
+        PLAN: plan_to_json(parts.plan).encode(),
+        GRAPH: parts.graph_text.encode(),
+        REPORT: report_bytes(dict(parts.report)),
+    }
+    if parts.kernels is not None:
+        contents[SOURCE] = parts.kernels.source.encode()
+        contents[CODE] = parts.kernels.code
+    checksums, total = _checksums(parts.weights)
+    contents[MANIFEST] = _manifest(parts, contents, checksums, total)
+    members = [
+        Member(name, len(contents[name]), zlib.crc32(contents[name]))
+        for name in MEMBERS
+        if name in contents
+    ]
+    return [*members, Member(WEIGHTS, parts.weights.bytes, total)], contents
+
+
+def _manifest(
+    parts: EngineParts, contents: dict[str, bytes], checksums: Sequence[int], total: int
+) -> bytes:
+    kernels = parts.kernels
+    native = None
+    if kernels is not None:
+        native = {
+            "machine": "x86_64",
+            "features": sorted(kernels.features),
+            "compiler": kernels.compiler,
+            "threads": kernels.threads,
+        }
+    manifest = {
+        "format": FORMAT_VERSION,
+        "planish": _version(),
+        "byte_order": "little",
+        "native": native,
+        "precision": parts.report.get("precision", "fp32"),
+        "profiles": {name: list(bounds) for name, bounds in sorted(parts.plan.ranges.items())},
+        "blake2b": {name: digest(data) for name, data in sorted(contents.items())},
+        "weights": {
+            "bytes": parts.weights.bytes,
+            "chunk": CHUNK,
+            "crc32": list(checksums),
+            "crc32_of_all": total,
+        },
+    }
+    return _json(manifest)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("planish")
+    except importlib.metadata.PackageNotFoundError:
+        return "0 (not installed)"
+
+
+def digest(data: bytes) -> str:
+    """Return the digest of a member as the manifest holds it."""
+    return hashlib.blake2b(data, digest_size=32).hexdigest()
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, indent=1).encode() + b"\n"
+
+
+def _without_seconds(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: 0.0 if k == "seconds" else _without_seconds(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_seconds(item) for item in value]
+    return value
+
+
+def _pieces(weights: Weights) -> Iterator[memoryview | bytes]:
+    """Yield the weights' memory from start to end, gaps as zeros."""
+    position = 0
+    for offset, array in sorted(weights.arrays, key=lambda item: item[0]):
+        if offset < position:
+            raise EngineFileError(f"weights overlap at byte {offset}", where=WEIGHTS)
+        if offset > position:
+            yield bytes(offset - position)
+        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        yield flat.data
+        position = offset + flat.nbytes
+    if position < weights.bytes:
+        yield bytes(weights.bytes - position)
+
+
+def _checksums(weights: Weights) -> tuple[list[int], int]:
+    """Return the CRC-32 of every chunk, and of all."""
+    checksums: list[int] = []
+    total = running = filled = 0
+    for piece in _pieces(weights):
+        total = zlib.crc32(piece, total)
+        view = memoryview(piece)
+        while view:
+            part = view[: CHUNK - filled]
+            running = zlib.crc32(part, running)
+            filled += len(part)
+            view = view[len(part) :]
+            if filled == CHUNK:
+                checksums.append(running)
+                running = filled = 0
+    return (checksums if filled == 0 else [*checksums, running]), total
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.tmp")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Any]:
+    """Yield a file in the same folder that takes the name `path` when all went well."""
+    temporary = _temporary(path)
+    with _explained(path):
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
+        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise EngineFileError(
+            f"cannot write the engine: {error.strerror or error}",
+            where=str(path),
+            fix="give a path in an existing folder that you may write to, with enough space",
+        ) from error

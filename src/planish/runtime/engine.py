@@ -1,0 +1,418 @@
+"""The engine: what users call.
+
+An `Engine` never changes after it was made, and any number of threads may call it at once: each
+inference takes an `ExecutionContext` (arena, scratch, pointers) from a pool, or makes one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from planish.engine.compatibility import check_machine
+from planish.engine.parts import EngineParts, PackedWeights, Weights
+from planish.engine.reader import read_engine
+from planish.engine.writer import write_engine
+from planish.errors import CompatibilityError, InputError, PlanError
+from planish.ir.dtypes import STRING, dtype_by_name
+from planish.ir.shape import evaluate
+from planish.plan.plan import MemoryReport, Plan, TensorInfo
+from planish.report import BuildReport
+from planish.runtime.context import ExecutionContext
+from planish.runtime.cpu import usable_features
+from planish.runtime.executor import Executor
+from planish.runtime.memory import allocate
+from planish.runtime.native import NativeObject
+from planish.runtime.profiler import Profile, summarize
+from planish.runtime.shapes import BoundShapes, ShapeResolver
+
+Array = np.ndarray[Any, Any]
+Rebuild = Callable[[EngineParts], EngineParts]
+
+_MAX_IDLE = 16  # contexts kept for later inferences
+_MAX_SHAPES = 256  # sets of input shapes remembered
+
+
+class Engine:
+    """A model made ready to run on this machine.
+
+    Parameters
+    ----------
+    parts : EngineParts
+        From a build or a file.
+    threads : int, optional
+        Threads of one inference; what the engine was built for by default.
+
+    Raises
+    ------
+    CompatibilityError
+        When this machine cannot run the engine's code.
+    """
+
+    def __init__(self, parts: EngineParts, *, threads: int | None = None) -> None:
+        built_for = parts.kernels.threads if parts.kernels else 1
+        if threads is not None and threads < 1:
+            raise InputError(f"threads is {threads}, expected at least 1", where="Engine")
+        plan = parts.plan
+        memory = _weights_memory(parts.weights)
+        self._parts = replace(parts, weights=PackedWeights(memory))
+        self._threads = min(threads or built_for, 1024)
+        self._native = NativeObject(parts.kernels.code) if parts.kernels else None
+        self._executor = Executor(plan, self._native, memory, self._threads)
+        self._resolver = ShapeResolver(plan)
+        self._bound: dict[tuple[tuple[int, ...], ...], BoundShapes] = {}
+        self._idle: deque[ExecutionContext] = deque(maxlen=_MAX_IDLE)
+        self._input_names = tuple(info.name for info in plan.inputs)
+        self._output_names = tuple(info.name for info in plan.outputs)
+        self._input_types = tuple(dtype_by_name(info.dtype).numpy for info in plan.inputs)
+        self._output_types = tuple(dtype_by_name(info.dtype).numpy for info in plan.outputs)
+
+    # -- what it is ------------------------------------------------------------------------------
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """Name, dtype name and shape of every input; symbolic extents have `ranges`."""
+        return self._parts.plan.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """Name, dtype name and shape of every output."""
+        return self._parts.plan.outputs
+
+    @property
+    def ranges(self) -> Mapping[str, tuple[int, int, int]]:
+        """Symbol of a dynamic extent to (min, opt, max)."""
+        return self._parts.plan.ranges
+
+    @property
+    def threads(self) -> int:
+        """Threads of one inference."""
+        return self._threads
+
+    @property
+    def plan(self) -> Plan:
+        """Steps, bindings and memory."""
+        return self._parts.plan
+
+    @property
+    def memory(self) -> MemoryReport:
+        """Arena bytes against the sum of all tensors and the largest live set."""
+        return self._parts.plan.memory
+
+    @property
+    def graph_text(self) -> str:
+        """The optimized graph as text."""
+        return self._parts.graph_text
+
+    @property
+    def source(self) -> str:
+        """The generated C source; empty when every region runs from Python."""
+        return self._parts.kernels.source if self._parts.kernels else ""
+
+    @functools.cached_property
+    def report(self) -> BuildReport:
+        """What every stage of the build did."""
+        if not self._parts.report:
+            return BuildReport("", {}, "", (), (), (), {})
+        return BuildReport.from_dict(self._parts.report)
+
+    def save(self, path: str | Path) -> None:
+        """Write the engine to a file; raise EngineFileError when that is not possible."""
+        write_engine(path, self._parts)
+
+    # -- running ---------------------------------------------------------------------------------
+
+    def run(
+        self,
+        inputs: Mapping[str, Any],
+        outputs: Mapping[str, Array] | None = None,
+        *,
+        context: ExecutionContext | None = None,
+    ) -> dict[str, Array]:
+        """Run one inference.
+
+        Parameters
+        ----------
+        inputs : dict
+            Input name to numpy array, or any array with ``__dlpack__`` (taken without a copy).
+            dtypes must be exact; arrays that are not C-contiguous are copied.
+        outputs : dict, optional
+            Output name to a C-contiguous array to write into, for any of the outputs.
+        context : ExecutionContext, optional
+            From `create_context`; by default one of the engine's own.
+
+        Returns
+        -------
+        dict
+            Output name to array: the given one, or a new one.
+
+        Raises
+        ------
+        InputError
+            When a name, dtype or shape is wrong.
+        """
+        if len(inputs) != len(self._input_names):
+            raise self._wrong_names(inputs)
+        arrays = []
+        for index, name in enumerate(self._input_names):
+            if name not in inputs:
+                raise self._wrong_names(inputs)
+            arrays.append(self._take(index, inputs[name]))
+        return dict(zip(self._output_names, self._run(arrays, outputs, context), strict=True))
+
+    def __call__(self, *inputs: Any) -> Array | tuple[Array, ...]:
+        """Run one inference on arrays in the order of `inputs`; return the only output, or all."""
+        if len(inputs) != len(self._input_names):
+            raise InputError(
+                f"got {len(inputs)} array(s), expected {len(self._input_names)}",
+                where=f"inputs {', '.join(self._input_names)}",
+                fix="give one array for each input in this order, or use engine.run({name: array})",
+            )
+        arrays = [self._take(index, array) for index, array in enumerate(inputs)]
+        results = self._run(arrays, None, None)
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def create_context(self) -> ExecutionContext:
+        """Return memory for inferences one at a time, to be given to `run`."""
+        return self._executor.create_context()
+
+    def profile(self, inputs: Mapping[str, Any] | None = None, runs: int = 20) -> Profile:
+        """Measure every region.
+
+        Parameters
+        ----------
+        inputs : dict, optional
+            As for `run`; random arrays of the profile's opt shapes by default.
+        runs : int
+            Inferences to measure, after a few that warm up.
+        """
+        given = self._random_inputs() if inputs is None else inputs
+        if set(given) != set(self._input_names):
+            raise self._wrong_names(given)
+        arrays = [self._take(i, given[name]) for i, name in enumerate(self._input_names)]
+        context = self._acquire()
+        bound = self._bind(arrays)
+        steps = self._parts.plan.steps
+        times = np.zeros((max(runs, 1), max(len(steps), 1)), dtype=np.uint64)
+        warm_up = np.zeros(max(len(steps), 1), dtype=np.uint64)
+        totals = []
+        for run in range(-8, len(times)):
+            results = self._fresh_outputs(bound)
+            context.bind(bound)
+            start = time.perf_counter_ns()
+            self._executor.run_timed(context, arrays, results, warm_up if run < 0 else times[run])
+            if run >= 0:
+                totals.append(time.perf_counter_ns() - start)
+        self._idle.append(context)
+        names = [(step.name, step.layers) for step in steps]
+        return summarize(names, times.tolist(), totals, self._threads)
+
+    def _run(
+        self,
+        arrays: Sequence[Array],
+        given: Mapping[str, Array] | None,
+        context: ExecutionContext | None,
+    ) -> list[Array]:
+        bound = self._bind(arrays)
+        results = self._fresh_outputs(bound) if given is None else self._given_outputs(bound, given)
+        mine = self._acquire() if context is None else context
+        mine.bind(bound)
+        # a context whose inference failed is dropped: its pool or its memory may be the reason
+        self._executor.run(mine, arrays, results)
+        if context is None:
+            self._idle.append(mine)
+        return self._finished(results, given)
+
+    def _acquire(self) -> ExecutionContext:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._executor.create_context()
+
+    # -- inputs ----------------------------------------------------------------------------------
+
+    def _take(self, index: int, given: Any) -> Array:
+        """Return an input as a C-contiguous, aligned array of the right dtype."""
+        array = given if type(given) is np.ndarray else self._as_array(index, given)
+        expected = self._input_types[index]
+        if array.dtype != expected:
+            return self._take_text(index, array)
+        if array.flags.c_contiguous and array.flags.aligned:
+            return array
+        return np.array(array, order="C")
+
+    def _as_array(self, index: int, given: Any) -> Array:
+        if isinstance(given, np.ndarray) or not hasattr(given, "__dlpack__"):
+            return np.asarray(given)
+        try:
+            return np.from_dlpack(given)
+        except (BufferError, RuntimeError, TypeError) as error:
+            raise InputError(
+                f"input {self._input_names[index]!r} cannot be taken through DLPack: {error}",
+                where=f"an array of type {type(given).__name__}",
+                fix="give a CPU tensor without gradient, or a numpy array",
+            ) from error
+
+    def _take_text(self, index: int, array: Array) -> Array:
+        """Take an array of strings where strings are expected; anything else is refused."""
+        info = self.inputs[index]
+        if info.dtype == STRING.name and array.dtype.kind in "US":
+            return array.astype(object)
+        wanted = self._input_types[index].name
+        raise InputError(
+            f"input {info.name!r} has dtype {array.dtype.name}, expected {wanted}",
+            where=f"engine input {index}",
+            fix=f'array.astype("{wanted}")'
+            + (" (import ml_dtypes first)" if wanted.startswith(("bfloat", "float8")) else ""),
+        )
+
+    def _wrong_names(self, inputs: Mapping[str, Any]) -> InputError:
+        missing = [name for name in self._input_names if name not in inputs]
+        unknown = [name for name in inputs if name not in self._input_names]
+        texts = [f"missing: {', '.join(missing)}"] if missing else []
+        for name in unknown:
+            near = difflib.get_close_matches(str(name), missing or self._input_names, n=1)
+            texts.append(f"unknown: {name}" + (f" (did you mean {near[0]}?)" if near else ""))
+        return InputError(
+            f"the inputs do not fit the engine; {'; '.join(texts)}",
+            where=f"engine inputs: {', '.join(self._input_names) or 'none'}",
+            fix="give engine.run({name: array}) exactly these names",
+        )
+
+    def _bind(self, arrays: Sequence[Array]) -> BoundShapes:
+        shapes = tuple([array.shape for array in arrays])
+        bound = self._bound.get(shapes)
+        if bound is not None:
+            return bound
+        bound = self._resolver.bind(shapes)
+        if len(self._bound) >= _MAX_SHAPES:
+            self._bound.clear()
+        self._bound[shapes] = bound
+        return bound
+
+    def _random_inputs(self) -> dict[str, Array]:
+        generator = np.random.default_rng(0)
+        sizes = {name: opt for name, (_, opt, _) in self.ranges.items()}
+        arrays = {}
+        for info in self.inputs:
+            shape = [evaluate(dim, sizes) for dim in info.shape]
+            dtype = dtype_by_name(info.dtype)
+            values = generator.standard_normal(shape) if dtype.is_float else np.ones(shape)
+            arrays[info.name] = values.astype(dtype.numpy)
+        return arrays
+
+    # -- outputs ---------------------------------------------------------------------------------
+
+    def _fresh_outputs(self, bound: BoundShapes) -> list[Array | None]:
+        return [
+            None if shape is None or dtype.hasobject else np.empty(shape, dtype)
+            for shape, dtype in zip(bound.outputs, self._output_types, strict=True)
+        ]
+
+    def _given_outputs(self, bound: BoundShapes, given: Mapping[str, Array]) -> list[Array | None]:
+        unknown = [name for name in given if name not in self._output_names]
+        if unknown:
+            raise InputError(
+                f"unknown output: {', '.join(unknown)}",
+                where=f"engine outputs: {', '.join(self._output_names)}",
+            )
+        results = self._fresh_outputs(bound)
+        for index, name in enumerate(self._output_names):
+            if name not in given or results[index] is None:
+                continue
+            shape, dtype = bound.outputs[index], self._output_types[index]
+            array = given[name]
+            if array.shape != shape or array.dtype != dtype or not array.flags.carray:
+                raise InputError(
+                    f"the array for output {name!r} is {array.dtype.name}{list(array.shape)}, "
+                    f"expected a writable C-contiguous {dtype.name}{list(shape or ())}",
+                    fix=f"numpy.empty({shape}, dtype={dtype.name!r})",
+                )
+            results[index] = array
+        return results
+
+    def _finished(
+        self, results: list[Array | None], given: Mapping[str, Array] | None
+    ) -> list[Array]:
+        finished: list[Array] = []
+        for name, result in zip(self._output_names, results, strict=True):
+            if result is None:
+                raise PlanError(f"no step wrote output {name!r}")
+            target = given.get(name) if given else None
+            if target is not None and target is not result:
+                np.copyto(target, result)  # the shape was known only afterwards
+                result = target
+            finished.append(result)
+        return finished
+
+
+def load(
+    path: str | Path,
+    *,
+    threads: int | None = None,
+    allow_native_code: bool = True,
+    rebuild: Rebuild | None = None,
+) -> Engine:
+    """Load an engine file.
+
+    Parameters
+    ----------
+    path : path
+        A ``.plan`` file.
+    threads : int, optional
+        Threads of one inference; what the engine was built for by default.
+    allow_native_code : bool
+        False does not execute the machine code in the file: `rebuild` makes it again.
+    rebuild : callable, optional
+        Takes the parts that were read and returns parts with code made on this machine. It is
+        also used when the code in the file is for another CPU.
+
+    Raises
+    ------
+    EngineFileError
+        When the file is missing or damaged.
+    CompatibilityError
+        When it was made for another CPU or format version, or native code is not allowed and
+        `rebuild` is not given.
+    """
+    differs: list[CompatibilityError] = []
+
+    def check(manifest: Mapping[str, Any]) -> None:
+        try:
+            check_machine(manifest, usable_features(), str(path))
+        except CompatibilityError as error:
+            if rebuild is None:
+                raise
+            differs.append(error)
+
+    parts = read_engine(path, allocate, check).parts
+    if parts.kernels is not None and (differs or not allow_native_code):
+        if rebuild is None:
+            raise CompatibilityError(
+                "the engine holds machine code, and allow_native_code=False forbids to run it",
+                where=os.fspath(path),
+                fix="load a file that you trust with allow_native_code=True, or build the engine "
+                "again from its model",
+            )
+        parts = rebuild(parts)
+    return Engine(parts, threads=threads)
+
+
+def _weights_memory(weights: Weights) -> Array:
+    """Return the weights as one array of bytes in huge pages."""
+    if isinstance(weights, PackedWeights):
+        return weights.memory
+    memory = allocate(weights.bytes)
+    for offset, array in weights.arrays:
+        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        memory[offset : offset + flat.nbytes] = flat
+    return memory

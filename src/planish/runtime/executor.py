@@ -1,0 +1,323 @@
+"""The execution of a plan: native segments in one foreign call each, external kernels between.
+
+Most plans are one native segment. Where a region runs from Python (numpy reference, library), the
+plan is cut around it; a loop around such a region is then run from Python too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from planish.errors import PlanError
+from planish.ir.dtypes import STRING, dtype_by_name
+from planish.ir.shape import evaluate
+from planish.plan.plan import Binding, HaloFill, Operand, Plan, Step
+from planish.runtime.context import ExecutionContext
+from planish.runtime.external import ExternalRequest, Runner, make_runner
+from planish.runtime.native import NativeObject, pool_address
+from planish.runtime.shapes import BoundShapes
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class NativeSegment:
+    """Steps [first, last) without external ones; `loop` is the one that Python runs around it."""
+
+    first: int
+    last: int
+    loop: int
+
+
+@dataclass(frozen=True)
+class ExternalSegment:
+    """One step that runs from Python."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class LoopSegment:
+    """A loop with an external step somewhere inside."""
+
+    loop: int
+    body: tuple[Segment, ...]
+
+
+Segment = NativeSegment | ExternalSegment | LoopSegment
+
+
+def segments_of(plan: Plan) -> tuple[Segment, ...]:
+    """Return the plan's steps as segments, in order."""
+    return tuple(_segments(plan, 0, len(plan.steps), -1))
+
+
+def _segments(plan: Plan, first: int, last: int, around: int) -> list[Segment]:
+    segments: list[Segment] = []
+    start = index = first
+    while index < last:
+        loop = _loop_at(plan, index, last, around)
+        end = index + 1 if loop is None else plan.loops[loop].last
+        if not any(step.external is not None for step in plan.steps[index:end]):
+            index = end
+            continue
+        if start < index:
+            segments.append(NativeSegment(start, index, around))
+        if loop is None:
+            segments.append(ExternalSegment(index))
+        else:
+            segments.append(LoopSegment(loop, tuple(_segments(plan, index, end, loop))))
+        start = index = end
+    if start < last:
+        segments.append(NativeSegment(start, last, around))
+    return segments
+
+
+def _loop_at(plan: Plan, first: int, last: int, around: int) -> int | None:
+    """Return the loop that starts at step `first` directly inside loop `around` (-1 for none)."""
+    for index, loop in enumerate(plan.loops):
+        parent = -1 if loop.parent is None else loop.parent
+        if parent == around and loop.first == first and first < loop.last <= last:
+            return index
+    return None
+
+
+class Executor:
+    """Runs one plan; immutable, used by any number of threads, each with its own context.
+
+    Parameters
+    ----------
+    plan : Plan
+    native : NativeObject or None
+        Code of the native steps; None when there are none.
+    weights : array
+        Bytes of the packed constants.
+    threads : int
+        Threads of one inference.
+    """
+
+    def __init__(
+        self, plan: Plan, native: NativeObject | None, weights: Array, threads: int
+    ) -> None:
+        if native is not None and native.steps != len(plan.steps):
+            raise PlanError(f"the code has {native.steps} steps, the plan {len(plan.steps)}")
+        self._plan = plan
+        self._native = native
+        self._weights = weights
+        self._threads = threads
+        self.segments = segments_of(plan)
+        self._runners: dict[int, Runner] = {
+            index: self._runner(step)
+            for index, step in enumerate(plan.steps)
+            if step.external is not None
+        }
+        if native is None and len(self._runners) < len(plan.steps):
+            raise PlanError("the plan has native steps but no code came with it")
+
+    def create_context(self) -> ExecutionContext:
+        """Return fresh memory for one inference at a time."""
+        return ExecutionContext(self._plan, self._native, self._weights, self._threads)
+
+    def run(
+        self, context: ExecutionContext, inputs: Sequence[Array], outputs: list[Array | None]
+    ) -> None:
+        """Run one inference; `context` is bound to the shapes of `inputs`.
+
+        `outputs` holds C-contiguous arrays to write into; None only where the shape depends on
+        data, and then the entry is replaced by the array that the step returned.
+        """
+        if self._native is not None:
+            self._prepare(context, inputs, outputs)
+        if not self._runners:
+            if self._native is not None:
+                self._native.run(context.call_address)
+            return
+        for segment in self.segments:
+            self._run_segment(segment, context, inputs, outputs)
+
+    def run_timed(
+        self,
+        context: ExecutionContext,
+        inputs: Sequence[Array],
+        outputs: list[Array | None],
+        times: Array,
+    ) -> None:
+        """Run one inference and add the nanoseconds of every step to `times` (uint64)."""
+        context.call.times = times.__array_interface__["data"][0]
+        try:
+            if self._runners:
+                self._run_timed_segments(context, inputs, outputs, times)
+            else:
+                self.run(context, inputs, outputs)
+        finally:
+            context.call.times = None
+
+    def _run_timed_segments(
+        self,
+        context: ExecutionContext,
+        inputs: Sequence[Array],
+        outputs: list[Array | None],
+        times: Array,
+    ) -> None:
+        if self._native is not None:
+            self._prepare(context, inputs, outputs)
+        for segment in self.segments:
+            self._run_segment(segment, context, inputs, outputs, times)
+
+    def _prepare(
+        self, context: ExecutionContext, inputs: Sequence[Array], outputs: list[Array | None]
+    ) -> None:
+        for index, array in enumerate(inputs):
+            context.inputs[index] = array.__array_interface__["data"][0]
+        for index, output in enumerate(outputs):
+            if output is not None:
+                context.outputs[index] = output.__array_interface__["data"][0]
+        if self._threads > 1 and self._native is not None:
+            context.call.pool = pool_address(self._native)
+
+    def _run_segment(
+        self,
+        segment: Segment,
+        context: ExecutionContext,
+        inputs: Sequence[Array],
+        outputs: list[Array | None],
+        times: Array | None = None,
+    ) -> None:
+        if isinstance(segment, ExternalSegment):
+            start = time.perf_counter_ns()
+            self._run_external(segment.step, context, inputs, outputs)
+            if times is not None:
+                times[segment.step] += time.perf_counter_ns() - start
+            return
+        if isinstance(segment, LoopSegment):
+            loop = self._plan.loops[segment.loop]
+            place = self._plan.symbols.index(loop.symbol)
+            for iteration in range(evaluate(loop.count, self._symbols(context))):
+                context.dims[place] = iteration
+                for inner in segment.body:
+                    self._run_segment(inner, context, inputs, outputs, times)
+            return
+        if self._native is None:
+            raise PlanError("the plan has native steps but no code came with it")
+        call = context.call
+        call.first, call.last, call.loop = segment.first, segment.last, segment.loop
+        self._native.run(context.call_address)
+
+    # -- external steps --------------------------------------------------------------------------
+
+    def _runner(self, step: Step) -> Runner:
+        kind, parameters = self._plan.externals[step.external or 0]
+        constants = []
+        for binding in step.bindings[len(step.operands) :]:
+            if binding.space != "weights" or not isinstance(binding.offset, int):
+                raise PlanError("a packed constant is not in the weights", where=step.name)
+            constants.append(self._weights[binding.offset :])
+        request = ExternalRequest(
+            parameters, tuple(constants), step.operands, step.outputs, self._threads
+        )
+        return make_runner(kind, request)
+
+    def _run_external(
+        self,
+        index: int,
+        context: ExecutionContext,
+        inputs: Sequence[Array],
+        outputs: list[Array | None],
+    ) -> None:
+        step = self._plan.steps[index]
+        symbols = BoundShapes(self._symbols(context), ())
+        spaces = _Spaces(inputs, outputs, context.arena, self._weights)
+        if not all(spaces.flag(binding, symbols) == value for binding, value in step.guard):
+            return
+        for fill in step.fills:
+            _zero_halo(fill, spaces, symbols)
+        count = len(step.operands) - step.outputs
+        views = [
+            spaces.view(binding, operand, symbols)
+            for binding, operand in zip(step.bindings, step.operands, strict=False)
+        ]
+        missing = [view is None for view in views[:count]]
+        if any(missing):
+            raise PlanError("an input's extents depend on data", where=f"step {step.name}")
+        given = [view for view in views[:count] if view is not None]
+        results = self._runners[index](given, views[count:])
+        for binding, view, result in zip(
+            step.bindings[count : len(step.operands)], views[count:], results, strict=True
+        ):
+            if view is not None:
+                continue
+            if binding.space != "output":
+                raise PlanError("an intermediate's extents depend on data", where=step.name)
+            outputs[binding.index] = np.array(result, order="C")  # not a view of an input
+
+    def _symbols(self, context: ExecutionContext) -> dict[str, int]:
+        """Return the symbols' present values; those that only data decides are absent."""
+        bound = context.binding.symbols if context.binding else {}
+        return {
+            name: int(value)
+            for name, value in zip(self._plan.symbols, context.dims, strict=False)
+            if name in bound
+        }
+
+
+class _Spaces:
+    """The four memories that bindings address, as arrays."""
+
+    def __init__(
+        self, inputs: Sequence[Array], outputs: Sequence[Array | None], arena: Array, weights: Array
+    ) -> None:
+        self._inputs, self._outputs = inputs, outputs
+        self._arena, self._weights = arena, weights
+
+    def view(self, binding: Binding, operand: Operand, symbols: BoundShapes) -> Array | None:
+        """Return the operand as an array over its memory; None when its extents are not known."""
+        shape, strides = symbols.sizes(operand.shape), symbols.sizes(operand.strides)
+        offset = symbols.sizes((binding.offset,))
+        dtype = dtype_by_name(operand.dtype)
+        if shape is None or strides is None or offset is None:
+            return None
+        if dtype is STRING:  # objects have no bytes: they pass as whole inputs and outputs
+            return self._inputs[binding.index] if binding.space == "input" else None
+        memory = self._bytes(binding)
+        if memory is None:
+            return None
+        byte_strides = tuple(stride * dtype.itemsize for stride in strides)
+        return np.ndarray(shape, dtype.numpy, memory, offset[0], byte_strides)
+
+    def flag(self, binding: Binding, symbols: BoundShapes) -> bool:
+        """Return the boolean at an address."""
+        memory, offset = self._bytes(binding), symbols.sizes((binding.offset,))
+        if memory is None or offset is None:
+            raise PlanError("a condition's address depends on data")
+        return bool(memory[offset[0]])
+
+    def bytes_at(self, binding: Binding, shape: tuple[int, ...], symbols: BoundShapes) -> Array:
+        """Return C-contiguous bytes at an address, in the given shape."""
+        memory, offset = self._bytes(binding), symbols.sizes((binding.offset,))
+        if memory is None or offset is None:
+            raise PlanError("a halo's address depends on data")
+        return np.ndarray(shape, np.uint8, memory, offset[0])
+
+    def _bytes(self, binding: Binding) -> Array | None:
+        if binding.space == "arena":
+            return self._arena
+        if binding.space == "weights":
+            return self._weights
+        array = (self._inputs if binding.space == "input" else self._outputs)[binding.index]
+        return None if array is None else array.reshape(-1).view(np.uint8)
+
+
+def _zero_halo(fill: HaloFill, spaces: _Spaces, symbols: BoundShapes) -> None:
+    sizes = symbols.sizes(fill.sizes)
+    if sizes is None:
+        raise PlanError("a halo's extents depend on data")
+    memory = spaces.bytes_at(fill.binding, (*sizes, fill.itemsize), symbols)
+    for axis, (before, after) in enumerate(fill.halo):
+        lead = (slice(None),) * axis
+        memory[(*lead, slice(0, before))] = 0
+        memory[(*lead, slice(sizes[axis] - after, sizes[axis]))] = 0
