@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from planish.backends.cpu.codegen.compile import compile_source
+from planish.backends.cpu.codegen.driver import prelude_text
 from planish.backends.cpu.device import compile_flags, detect
 from planish.ir.layout import Layout
 from planish.ir.shape import Shape, evaluate
 from planish.tactics.tactic import Kernel, Operand, Region
 
-PRELUDE = Path(__file__).parents[3] / "src/planish/backends/cpu/codegen/prelude.h"
 GUARD = 64  # bytes after every buffer that a kernel must leave alone
 PATTERN = 0xA5
 
@@ -38,7 +38,7 @@ class Library:
 
     def __init__(self, kernels: Sequence[Kernel], features: frozenset[str] | None = None) -> None:
         features = detect().features if features is None else features
-        parts = [PRELUDE.read_text()]
+        parts = [prelude_text()]
         names: dict[str, int] = {}
         self._slots = []
         for kernel in kernels:
@@ -140,7 +140,7 @@ def run_case(library: Library, index: int, case: Case, pieces: int = 2) -> list[
     function = library.function(index)
     start = -scratch.ctypes.data % 64
     cuts = sorted({items * k // pieces for k in range(pieces + 1)})
-    for begin, end in reversed(list(zip(cuts, cuts[1:], strict=False))):
+    for begin, end in reversed(list(itertools.pairwise(cuts))):
         function(pointers.ctypes.data, symbols.ctypes.data, begin, end, scratch.ctypes.data + start)
     for position, buffer in enumerate(buffers):
         assert buffer.guard_intact, f"{case.label}: wrote behind operand {position}"

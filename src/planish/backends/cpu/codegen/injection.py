@@ -136,7 +136,7 @@ def anchor_reason(region: Region, body: Body) -> str | None:
         return "there is no anchor"
     for output in region.body.outputs:
         sources = [
-            value for value in body.anchor.outputs if value is output or _depends(output, value)
+            value for value in body.anchor.outputs if value is output or depends(output, value)
         ]
         if len(sources) > 1:
             return "an output combines several outputs of the anchor"
@@ -145,7 +145,8 @@ def anchor_reason(region: Region, body: Body) -> str | None:
     return None
 
 
-def _depends(value: Value, source: Value) -> bool:
+def depends(value: Value, source: Value) -> bool:
+    """Whether a node between them makes `value` depend on `source`."""
     nodes = ancestors([value], [source])
     return any(source in node.present_inputs for node in nodes)
 
@@ -167,7 +168,7 @@ def injection_nests(
 def _of_anchor(output: Value, anchor: Node | None) -> bool:
     if anchor is None:
         return False
-    return any(output is value or _depends(output, value) for value in anchor.outputs)
+    return any(output is value or depends(output, value) for value in anchor.outputs)
 
 
 def _nest(writer: KernelWriter, anchor: Node, injection: Injection) -> Nest:
@@ -190,7 +191,7 @@ def _nest(writer: KernelWriter, anchor: Node, injection: Injection) -> Nest:
     outputs = [
         (k, value)
         for k, value in enumerate(region.body.outputs)
-        if value is result or _depends(value, result)
+        if value is result or depends(value, result)
     ]
     space = result.known_shape
     part = pointwise.part([v for _, v in outputs], space, injection.write, rank, {result: name})

@@ -143,37 +143,45 @@ def axis_order(writer: KernelWriter, nest: Nest) -> list[int]:
 
 def collapse(nest: Nest, order: list[int]) -> tuple[Nest, list[int]]:
     """Merge neighbouring axes that every operand walks as one; return the nest and its order."""
-    merged: list[int] = []
     extents = list(nest.extents)
+    merged = merge_axes(nest.accesses, order, extents, nest.named_axes)
+    gone = [axis for axis in range(len(extents)) if axis not in merged]
+    kept = replace(
+        nest,
+        extents=tuple(extents),
+        loads=tuple((name, prune_axes(access, gone)) for name, access in nest.loads),
+        stores=tuple((prune_axes(access, gone), expression) for access, expression in nest.stores),
+    )
+    return kept, merged
+
+
+def merge_axes(
+    accesses: Sequence[Access], order: Sequence[int], extents: list[Dim], named: frozenset[int]
+) -> list[int]:
+    """Return `order` without the axes merged into their inner neighbours, whose extents grow.
+
+    Axes in `named` stay as they are. `extents` is changed in place.
+    """
+    merged: list[int] = []
     for axis in order:
-        if merged and _mergeable(nest, merged[-1], axis, extents):
+        if merged and _mergeable(accesses, merged[-1], axis, extents[axis], named):
             extents[axis] = extents[merged.pop()] * extents[axis]
         merged.append(axis)
-    nest = replace(nest, extents=tuple(extents))
-    gone = [axis for axis in range(len(extents)) if axis not in merged]
-    return _without_axes(nest, gone), merged
+    return merged
 
 
-def _without_axes(nest: Nest, axes: Sequence[int]) -> Nest:
-    """Return `nest` with the strides of `axes`, whose index is always 0, removed."""
-
-    def pruned(access: Access) -> Access:
-        kept = tuple(0 if axis in axes else s for axis, s in enumerate(access.strides))
-        return replace(access, strides=kept)
-
-    return replace(
-        nest,
-        loads=tuple((name, pruned(access)) for name, access in nest.loads),
-        stores=tuple((pruned(access), expression) for access, expression in nest.stores),
-    )
-
-
-def _mergeable(nest: Nest, outer: int, inner: int, extents: list[Dim]) -> bool:
-    if {outer, inner} & nest.named_axes:
+def _mergeable(
+    accesses: Sequence[Access], outer: int, inner: int, extent: Dim, named: frozenset[int]
+) -> bool:
+    if outer in named or inner in named:
         return False
-    return all(
-        access.strides[outer] == access.strides[inner] * extents[inner] for access in nest.accesses
-    )
+    return all(access.strides[outer] == access.strides[inner] * extent for access in accesses)
+
+
+def prune_axes(access: Access, axes: Sequence[int]) -> Access:
+    """Return `access` without the strides of `axes`, whose index is always 0."""
+    kept = tuple(0 if axis in axes else s for axis, s in enumerate(access.strides))
+    return replace(access, strides=kept)
 
 
 def transposed_axis(writer: KernelWriter, nest: Nest, order: list[int]) -> int | None:
@@ -316,9 +324,13 @@ def body_lines(writer: KernelWriter, nest: Nest, inner: int | None) -> list[str]
         ctype = compute_type(access.dtype)
         lines.append(f"const {ctype} {name} = {print_load(writer, access)};")
     lines += nest.statements
-    for access, expression in nest.stores:
-        lines.append(store(access.dtype, access.pointer, offset_of(writer, access), expression))
+    lines += [print_store(writer, access, expression) for access, expression in nest.stores]
     return lines
+
+
+def print_store(writer: KernelWriter, access: Access, expression: str) -> str:
+    """Return the statement that writes `expression` (of the compute type)."""
+    return store(access.dtype, access.pointer, offset_of(writer, access), expression)
 
 
 def print_load(writer: KernelWriter, access: Access) -> str:
