@@ -48,9 +48,7 @@ def _reduction(
         dtype = builder.x.dtype
         if dtype is BOOL and operator not in ("min", "max"):
             return "booleans have no sums"
-        total = builder.accumulator(
-            "total", _initial(operator, builder.ctype), operator, _wide(dtype)
-        )
+        total = builder.accumulator("total", _initial(operator, builder.ctype), operator)
         first = _visit(builder, [(total, element)])
         shape = builder.x.known_shape
         count = builder.count([shape[axis] for axis in axes])
