@@ -17,6 +17,7 @@ from planish.ir.dtypes import I64
 from planish.ir.graph import Node, Value
 from planish.ir.shape import Dim, Shape, product, static_shape
 from planish.ops.content import (
+    MAX_CONTENT,
     content_array,
     contents,
     divide_products,
@@ -363,7 +364,7 @@ class Expand(Movement):
     @classmethod
     def _content(cls, value: Value, shape: Shape) -> tuple[Dim, ...] | None:
         array, sizes = content_array(value), static_shape(shape)
-        if array is None or sizes is None:
+        if array is None or sizes is None or math.prod(sizes) > MAX_CONTENT:
             return None
         return to_content(np.broadcast_to(array, sizes))
 
