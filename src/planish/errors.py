@@ -32,6 +32,12 @@ class ModelError(PlanishError):
     """The model file or proto is missing, damaged, or not a valid model."""
 
 
+class UnsupportedTypeError(ModelError):
+    """The model is valid but uses a type of value (sequence, complex numbers) that Planish lacks."""
+
+    unsupported = True
+
+
 class UnsupportedOperatorError(PlanishError):
     """The model holds nodes that Planish does not know; all of them are listed at once."""
 

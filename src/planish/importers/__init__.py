@@ -1,0 +1,1 @@
+"""Importers: a model of some framework in, a graph out."""
