@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 from planish.ir.graph import Node, Value
 from planish.ir.layout import Halo, Layout, Storage
-from planish.ir.shape import Dim, Shape, dim_max, dim_min, floordiv, product, symbols_of
-from planish.plan.memory import bounds_of
+from planish.ir.shape import Dim, Shape, floordiv, product, symbols_of
+from planish.ops.content import bounds, contents, larger, smaller
 
 Piece = tuple[Dim, Dim]  # extent and stride, in elements
 Axis = tuple[Piece, ...]  # outer to inner; empty for an extent of 1
@@ -186,10 +186,12 @@ def no_halo(rank: int) -> Halo:
     return ((0, 0),) * rank
 
 
-def numeric(dim: Dim, ranges: Ranges) -> int:
+def numeric(dim: Dim, ranges: Ranges) -> float:
     """Return `dim` with every symbol at the top of its range, for comparing sizes."""
+    if isinstance(dim, int):
+        return dim
     missing = {name: (97, 97, 97) for name in symbols_of(dim) if name not in ranges}
-    return bounds_of(dim, {**ranges, **missing} if missing else ranges)[1]
+    return bounds(dim, {**ranges, **missing} if missing else ranges)[1]
 
 
 def order_of(strides: Shape, shape: Shape, ranges: Ranges) -> tuple[int, ...]:
@@ -356,15 +358,6 @@ def _split(node: Node, output: int, view: View) -> View | None:
 # -- slices --------------------------------------------------------------------------------------
 
 
-def contents(value: Value | None) -> tuple[Dim, ...] | None:
-    """Return the elements of a small integer tensor where they are known, else None."""
-    if value is None:
-        return None
-    if value.constant is not None:
-        return tuple(int(element) for element in value.array.reshape(-1))
-    return value.content
-
-
 def _slice(node: Node, view: View, ranges: Ranges) -> View | None:
     starts = contents(node.input(1))
     if starts is None:
@@ -390,26 +383,12 @@ def _slice(node: Node, view: View, ranges: Ranges) -> View | None:
 
 def _first_index(start: Dim, extent: Dim, step: int, ranges: Ranges) -> Dim | None:
     """Return ONNX's clamped start, or None when its sign is not known."""
-    top = extent if step > 0 else extent - 1
-    if isinstance(start, int):
-        negative = start < 0
-    else:
-        low, high = bounds_of(start, ranges) if symbols_of(start) <= set(ranges) else (-1, 0)
-        if low < 0 <= high:
-            return None
-        negative = high < 0
-    first = dim_max(extent + start, 0) if negative else dim_min(start, top)
-    return _settled(first, start, extent, negative, ranges)
-
-
-def _settled(first: Dim, start: Dim, extent: Dim, negative: bool, ranges: Ranges) -> Dim:
-    """Drop the clamp where the ranges show that it never acts."""
-    if isinstance(first, int) or not symbols_of(first) <= set(ranges):
-        return first
-    unclamped = extent + start if negative else start
-    room = unclamped if negative else extent - start
-    low, _ = bounds_of(room, ranges)
-    return unclamped if low >= 0 else first
+    low, high = bounds(start, ranges)
+    if low < 0 <= high:
+        return None
+    if high < 0:
+        return larger(extent + start, 0, ranges)
+    return smaller(start, extent if step > 0 else extent - 1, ranges)
 
 
 def _slice_pieces(

@@ -10,15 +10,17 @@ ranges, so offsets are plain numbers.
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from planish.ir.shape import Atom, Dim
+from planish.errors import PlanError
+from planish.ir.shape import Dim, symbols_of
+from planish.ops.content import bounds
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 SLACK = 64  # bytes after the last buffer that kernels may read past the end of a value
 
-Bounds = tuple[int, int]
 Ranges = Mapping[str, tuple[int, int, int]]
 
 
@@ -94,41 +96,22 @@ def aligned(size: int) -> int:
 
 
 def upper_bound(dim: Dim, ranges: Ranges) -> int:
-    """Return a number that `dim` does not exceed while every symbol stays in its range."""
-    return bounds_of(dim, ranges)[1]
+    """Return a number that `dim` does not exceed while every symbol stays in its range.
 
-
-def bounds_of(dim: Dim, ranges: Ranges) -> Bounds:
-    """Return numbers that enclose `dim` (interval arithmetic); KeyError for an unknown symbol."""
-    if isinstance(dim, int):
-        return dim, dim
-    low = high = 0
-    for monomial, coefficient in dim.terms:
-        term = (coefficient, coefficient)
-        for atom in monomial:
-            term = _multiply(term, _atom_bounds(atom, ranges))
-        low, high = low + term[0], high + term[1]
-    return low, high
-
-
-def _atom_bounds(atom: Atom, ranges: Ranges) -> Bounds:
-    if not atom.arguments:
-        low, _, high = ranges[atom.name]
-        return low, high
-    a, b = (bounds_of(argument, ranges) for argument in atom.arguments)
-    if atom.name == "max":
-        return max(a[0], b[0]), max(a[1], b[1])
-    if atom.name == "min":
-        return min(a[0], b[0]), min(a[1], b[1])
-    if atom.name == "mod":
-        return 0, max(b[1] - 1, 0)
-    corners = [x // y for x in a for y in b if y]
-    return (min(corners), max(corners)) if corners else (0, 0)
-
-
-def _multiply(a: Bounds, b: Bounds) -> Bounds:
-    corners = [x * y for x in a for y in b]
-    return min(corners), max(corners)
+    Raises
+    ------
+    PlanError
+        When there is none: the extent holds a symbol without a range.
+    """
+    high = bounds(dim, ranges)[1]
+    if math.isinf(high):
+        unbound = sorted(symbols_of(dim) - set(ranges))
+        raise PlanError(
+            f"the extent {dim} has no upper bound: no range is known for {', '.join(unbound)}",
+            fix="give a profile for the inputs that it comes from; extents that only the data "
+            'decides (their names start with "?") cannot be planned',
+        )
+    return int(high)
 
 
 def _span(buffer: Buffer) -> int:

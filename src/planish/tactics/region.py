@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -52,8 +52,14 @@ def region_of(node: Node, symbols: Sequence[str], ranges: Ranges) -> Region:
 
 
 def regions_of(graph: Graph) -> list[Node]:
-    """Return every Region node in execution order, those inside If, Loop and Scan included."""
-    return list(_walk(graph))
+    """Return every Region node that has to run, in execution order, those inside If included.
+
+    Regions that only compute the shape operands of view operators do not run: the plan knows the
+    shapes.
+    """
+    live: list[Node] = []
+    _collect(graph, set(), live)
+    return live[::-1]
 
 
 def make_region(
@@ -143,13 +149,20 @@ def body_lines(body: Graph) -> list[str]:
     return lines
 
 
-def _walk(graph: Graph) -> Iterator[Node]:
-    for node in graph:
+def _collect(graph: Graph, read: set[Value], live: list[Node]) -> None:
+    """Append the live regions of `graph` to `live`, last first; `read` holds what is read later."""
+    read.update(graph.outputs)
+    for node in reversed(graph):
         if node.op == "Region":
-            yield node
+            if read.intersection(node.outputs):
+                live.append(node)
+                read.update(node.present_inputs)
             continue
-        for subgraph in node.subgraphs:
-            yield from _walk(subgraph)
+        for subgraph in reversed(node.subgraphs):
+            _collect(subgraph, read, live)
+        if node.subgraphs or read.intersection(node.outputs):
+            is_view = node.op not in ("Concat", "If")
+            read.update(node.present_inputs[:1] if is_view else node.present_inputs)
 
 
 def _operand(inner: Value, outer: Value) -> Operand:

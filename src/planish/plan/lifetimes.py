@@ -1,0 +1,156 @@
+"""When every piece of memory is written first and read last, and what may be overwritten in place.
+
+The unit is the *root*: a value that owns memory, together with everything that aliases it. A root
+lives from the first step that writes any part of it to the last step that reads any part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from planish.errors import PlanError
+from planish.ir.graph import Node, Value
+from planish.ir.layout import Layout
+from planish.ir.shape import Dim
+from planish.plan.memory import Buffer, Ranges, upper_bound
+
+Guard = tuple[tuple[Value, bool], ...]
+
+
+@dataclass(frozen=True)
+class Access:
+    """Roots that one step reads and writes; `guard` tells under which conditions it runs."""
+
+    step: str
+    reads: tuple[Value, ...]
+    writes: tuple[Value, ...]
+    guard: Guard
+
+
+@dataclass
+class Lifetimes:
+    """Requests for arena memory.
+
+    Attributes
+    ----------
+    buffers : list of Buffer
+        One a group of roots that share memory.
+    owners : list of list of Value
+        The roots of each buffer: several when later ones take an earlier one's place.
+    accesses : list of Access
+        One a step.
+    sum_of_tensors : int
+        Bytes that all roots would take without sharing.
+    """
+
+    buffers: list[Buffer] = field(default_factory=list)
+    owners: list[list[Value]] = field(default_factory=list)
+    accesses: list[Access] = field(default_factory=list)
+    sum_of_tensors: int = 0
+
+
+def collect_lifetimes(
+    order: Sequence[tuple[Node, Guard]],
+    inputs: Mapping[Value, int],
+    outputs: Mapping[Value, int],
+    ranges: Ranges,
+) -> Lifetimes:
+    """Return lifetimes of all roots in the arena: those that are no graph input or output."""
+    accesses = [_access(node, guard) for node, guard in order]
+    first: dict[Value, int] = {}
+    last: dict[Value, int] = {}
+    for step, access in enumerate(accesses):
+        for root in (*access.writes, *access.reads):
+            if root not in inputs and root not in outputs:
+                first.setdefault(root, step)
+                last[root] = step
+    replaced = _in_place(order, first, last)
+    result = Lifetimes(accesses=accesses)
+    place: dict[Value, int] = {}
+    for root in first:  # in order of first use
+        size = root_bytes(root, ranges)
+        result.sum_of_tensors += size
+        if root not in replaced:
+            place[root] = len(result.buffers)
+            result.buffers.append(Buffer(root.name, size, first[root], last[root]))
+            result.owners.append([root])
+            continue
+        index = place[root] = place[replaced[root]]
+        old = result.buffers[index]
+        result.buffers[index] = Buffer(old.label, max(old.size, size), old.first, last[root])
+        result.owners[index].append(root)
+    return result
+
+
+def root_bytes(root: Value, ranges: Ranges) -> int:
+    """Return the bytes that `root` takes at most, halo included."""
+    layout = root.layout or Layout.row_major(root.rank)
+    return upper_bound(layout.elements(root.known_shape) * root.dtype.itemsize, ranges)
+
+
+def root_of(value: Value) -> Value:
+    """Return the owner of the memory in which `value` lies."""
+    if value.storage is None:
+        raise PlanError(
+            f"%{value.name} is read or written but has no storage", where=str(value.producer)
+        )
+    return value.storage.root
+
+
+def _access(node: Node, guard: Guard) -> Access:
+    reads = [root_of(value) for value in node.present_inputs]
+    reads += [root_of(condition) for condition, _ in guard]
+    writes = [root_of(value) for value in node.outputs]
+    return Access(str(node.source), _distinct(reads), _distinct(writes), guard)
+
+
+def _distinct(values: Sequence[Value]) -> tuple[Value, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+def _in_place(
+    order: Sequence[tuple[Node, Guard]], first: Mapping[Value, int], last: Mapping[Value, int]
+) -> dict[Value, Value]:
+    """Return, for outputs that can overwrite an operand that dies with their step, that operand.
+
+    Only pointwise regions with one output qualify: their kernels read every element before they
+    write the one at the same address, provided that both lie there with the same strides.
+    """
+    replaced: dict[Value, Value] = {}
+    for step, (node, _) in enumerate(order):
+        if node.attributes["kind"] != "pointwise" or len(node.outputs) != 1:
+            continue
+        output = node.outputs[0]
+        if root_of(output) is not output or first.get(output) != step or _padded(output):
+            continue
+        readers = [root_of(value) for value in node.present_inputs]
+        for value, root in zip(node.present_inputs, readers, strict=True):
+            dies = last.get(root) == step and first[root] < step
+            if dies and readers.count(root) == 1 and _same_place(value, root, output):
+                replaced[output] = root
+                break
+    return replaced
+
+
+def _padded(value: Value) -> bool:
+    return value.layout is not None and value.layout.has_halo
+
+
+def _same_place(value: Value, root: Value, output: Value) -> bool:
+    """Whether `value` fills its root exactly as `output` will fill its own memory."""
+    if value.storage is None or output.storage is None or _padded(root):
+        return False
+    same_view = (
+        value.shape == output.shape
+        and value.storage.offset == 0 == output.storage.offset
+        and value.storage.strides == output.storage.strides
+    )
+    return same_view and (
+        root.dtype.itemsize == output.dtype.itemsize and _elements(root) == _elements(output)
+    )
+
+
+def _elements(root: Value) -> Dim:
+    layout = root.layout or Layout.row_major(root.rank)
+    return layout.elements(root.known_shape)

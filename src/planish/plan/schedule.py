@@ -1,0 +1,250 @@
+"""From a graph with chosen kernels to a plan: order, addresses, weights.
+
+Regions run in the graph's order. If branches become guarded steps one after the other; their
+outputs lie in the If's own outputs, so nothing is copied when the branches meet. Intermediate
+values get offsets in one arena (plan/memory.py); graph inputs and outputs are the caller's arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from planish.errors import PlanError
+from planish.ir.graph import Graph, Node, Value
+from planish.ir.layout import Layout
+from planish.plan.lifetimes import Guard, Lifetimes, collect_lifetimes
+from planish.plan.memory import aligned, largest_live_set, place_buffers
+from planish.plan.plan import (
+    Binding,
+    HaloFill,
+    MemoryReport,
+    Operand,
+    Plan,
+    Step,
+    TensorInfo,
+)
+from planish.plan.verify import verify_memory, verify_plan
+from planish.plan.weights import WeightPool
+from planish.tactics.region import Ranges, regions_of
+from planish.tactics.tactic import Choice, ExternalKernel, layout_of
+
+Array = np.ndarray[Any, Any]
+
+
+def make_plan(graph: Graph, choices: Mapping[Node, Choice]) -> tuple[Plan, list[tuple[int, Array]]]:
+    """Return the plan of `graph` and its packed weights.
+
+    Parameters
+    ----------
+    graph : Graph
+        With layouts and storage assigned.
+    choices : dict
+        For every node of `regions_of(graph)`, the kernel that runs it.
+
+    Returns
+    -------
+    plan : Plan
+        Verified.
+    weights : list of (int, numpy.ndarray)
+        Byte offset (64-byte aligned) and contents, in order of offset.
+
+    Raises
+    ------
+    PlanError
+        When an extent has no upper bound, or the finished plan breaks an invariant.
+    """
+    return _Scheduler(graph, choices).plan()
+
+
+def symbols_in_order(graph: Graph) -> tuple[str, ...]:
+    """Return the symbols of `graph` in the order in which kernels receive their values."""
+    return tuple(sorted(graph.ranges))
+
+
+class _Scheduler:
+    """One planning run."""
+
+    def __init__(self, graph: Graph, choices: Mapping[Node, Choice]) -> None:
+        self.graph = graph
+        self.choices = choices
+        self.ranges: Ranges = graph.ranges
+        self.inputs = {value: index for index, value in enumerate(graph.inputs)}
+        self.outputs = {value: index for index, value in enumerate(graph.outputs)}
+        self.weights = WeightPool()
+        self.externals: list[tuple[str, Mapping[str, Any]]] = []
+        self.functions: dict[str, str] = {}  # kernel digest -> the first step that runs it
+        self.order: list[tuple[Node, Guard]] = []
+        self.offsets: dict[Value, int] = {}  # roots in the arena
+        self.filled: dict[Value, list[Guard]] = {}  # roots whose halo some step has zeroed
+
+    def plan(self) -> tuple[Plan, list[tuple[int, Array]]]:
+        """Schedule, place, print, verify."""
+        self._linearize(self.graph, (), frozenset(regions_of(self.graph)))
+        lifetimes = collect_lifetimes(self.order, self.inputs, self.outputs, self.ranges)
+        placements, arena = place_buffers(lifetimes.buffers)
+        for roots, placement in zip(lifetimes.owners, placements, strict=True):
+            for root in roots:
+                self.offsets[root] = placement.offset
+        names = _unique_names([self._choice(node).region.name for node, _ in self.order])
+        steps = tuple(
+            self._step(name, node, guard)
+            for name, (node, guard) in zip(names, self.order, strict=True)
+        )
+        plan = Plan(
+            inputs=_tensors(self.graph.input_names, self.graph.inputs),
+            outputs=_tensors(self.graph.output_names, self.graph.outputs),
+            symbols=symbols_in_order(self.graph),
+            ranges=dict(self.graph.ranges),
+            steps=steps,
+            memory=self._report(lifetimes, arena),
+            externals=tuple(self.externals),
+            arena_bytes=arena,
+            scratch_bytes=max((step.scratch_bytes for step in steps), default=0),
+            layers=self._layers(names),
+        )
+        verify_memory(placements, arena, lifetimes.accesses, self.graph.inputs)
+        verify_plan(plan)
+        return plan, self.weights.arrays
+
+    # -- order -----------------------------------------------------------------------------------
+
+    def _linearize(self, graph: Graph, guard: Guard, live: frozenset[Node]) -> None:
+        for node in graph:
+            if node in live:
+                self.order.append((node, guard))
+            elif node.op == "If":
+                condition = node.inputs[0]
+                if condition is None:
+                    raise PlanError("an If has no condition", where=str(node))
+                for branch, value in (("then_branch", True), ("else_branch", False)):
+                    subgraph = node.attributes[branch]
+                    self._linearize(subgraph, (*guard, (condition, value)), live)
+
+    def _choice(self, node: Node) -> Choice:
+        if node not in self.choices:
+            raise PlanError("no kernel was chosen for a region", where=str(node))
+        return self.choices[node]
+
+    # -- addresses -------------------------------------------------------------------------------
+
+    def _binding(self, value: Value) -> Binding:
+        storage = value.storage
+        if storage is None:
+            raise PlanError(f"%{value.name} has no storage", where=str(value.producer))
+        offset = storage.offset * value.dtype.itemsize
+        root = storage.root
+        if root in self.inputs:
+            return Binding("input", self.inputs[root], offset)
+        if root in self.outputs:
+            return Binding("output", self.outputs[root], offset)
+        if root not in self.offsets:
+            raise PlanError(f"%{root.name} has no place in the arena", where=str(root.producer))
+        return Binding("arena", 0, offset + self.offsets[root])
+
+    def _step(self, name: str, node: Node, guard: Guard) -> Step:
+        choice = self._choice(node)
+        values = [*node.present_inputs, *node.outputs]
+        bindings = [self._binding(value) for value in values]
+        bindings += [Binding("weights", 0, self.weights.add(a)) for a in choice.kernel.packed]
+        fills = tuple(fill for root in _roots(node) for fill in self._fills(root, guard))
+        guards = tuple((self._binding(value), expected) for value, expected in guard)
+        shared: dict[str, Any] = {
+            "name": name,
+            "layers": str(node.source),
+            "bindings": tuple(bindings),
+            "operands": tuple(map(_operand, values)),
+            "outputs": len(node.outputs),
+            "fills": fills,
+            "guard": guards,
+        }
+        kernel = choice.kernel
+        if isinstance(kernel, ExternalKernel):
+            self.externals.append((kernel.kind, kernel.parameters))
+            return Step(function=None, external=len(self.externals) - 1, items=1, **shared)
+        return Step(
+            function=self.functions.setdefault(kernel.digest, name),
+            external=None,
+            items=kernel.items,
+            scratch_bytes=kernel.scratch_bytes,
+            **shared,
+        )
+
+    def _fills(self, root: Value, guard: Guard) -> list[HaloFill]:
+        """Return the halo to zero when a step under `guard` is the first to write `root`."""
+        layout = layout_of(root)
+        done = self.filled.setdefault(root, [])
+        if not layout.has_halo or any(guard[: len(earlier)] == earlier for earlier in done):
+            return []
+        done.append(guard)
+        sizes = layout.padded(root.known_shape)
+        itemsize = root.dtype.itemsize
+        binding = Binding("arena", 0, self.offsets[root])
+        return [
+            HaloFill(
+                binding,
+                tuple(sizes[axis] for axis in layout.order),
+                tuple(layout.halo[axis] for axis in layout.order),
+                itemsize,
+            )
+        ]
+
+    # -- results ---------------------------------------------------------------------------------
+
+    def _report(self, lifetimes: Lifetimes, arena: int) -> MemoryReport:
+        return MemoryReport(
+            arena=arena,
+            sum_of_tensors=lifetimes.sum_of_tensors,
+            largest_live_set=largest_live_set(lifetimes.buffers),
+            weights=sum(aligned(array.nbytes) for _, array in self.weights.arrays),
+        )
+
+    def _layers(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return what reports show of every step: kind, tactic, and configuration."""
+        layers = {}
+        for name, (node, _) in zip(names, self.order, strict=True):
+            choice = self._choice(node)
+            layers[name] = {
+                "kind": choice.region.kind,
+                "tactic": choice.tactic,
+                "config": {key: choice.config[key] for key in sorted(choice.config)},
+                "dtype": node.outputs[0].dtype.name if node.outputs else "",
+            }
+        return layers
+
+
+def _roots(node: Node) -> list[Value]:
+    return list(dict.fromkeys(o.storage.root for o in node.outputs if o.storage is not None))
+
+
+def _operand(value: Value) -> Operand:
+    storage = value.storage
+    strides = Layout.row_major(value.rank).strides(value.known_shape)
+    return Operand(
+        value.dtype.name, value.known_shape, strides if storage is None else storage.strides
+    )
+
+
+def _tensors(names: Sequence[str], values: Sequence[Value]) -> tuple[TensorInfo, ...]:
+    return tuple(
+        TensorInfo(name, value.dtype.name, value.known_shape)
+        for name, value in zip(names, values, strict=True)
+    )
+
+
+def _unique_names(names: Sequence[str]) -> list[str]:
+    """Return `names` with a number appended to repeated ones."""
+    seen: dict[str, int] = {}
+    taken = set(names)
+    unique = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        candidate = name
+        while seen[name] > 1 and candidate in taken:
+            candidate = f"{name}_{seen[name]}"
+            seen[name] += candidate in taken
+        taken.add(candidate)
+        unique.append(candidate)
+    return unique
