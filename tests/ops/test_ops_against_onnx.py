@@ -84,6 +84,8 @@ def test_inference_agrees_with_reference(op: type[Op], sample: Sample) -> None:
 
 @pytest.mark.parametrize(("op", "sample"), CASES)
 def test_reference_agrees_with_onnx(op: type[Op], sample: Sample) -> None:
+    if not op.pure:
+        pytest.skip("random numbers")
     if op.name == "Region" or op.name.startswith("planish."):
         pytest.skip("Planish's own operator")
     if (op.name, sample.name) in NO_ORACLE:
@@ -123,7 +125,5 @@ def test_operator_is_complete(name: str) -> None:
     for value, each in zip(node.outputs, infer(node), strict=False):
         value.dtype, value.shape = each.dtype, each.shape
     cost = op.cost(node)
-    assert isinstance(cost.operations, int)
-    assert cost.operations >= 0
-    assert isinstance(cost.bytes, int)
-    assert cost.bytes >= 0
+    for amount in (cost.operations, cost.bytes):
+        assert evaluate(amount, dict.fromkeys(symbols_of(amount), 1)) >= 0
