@@ -372,10 +372,9 @@ class Pad(Movement):
         shape = list(value.shape)
         for axis, before, after in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
             position = normalize_axis(axis, rank, node)
-            shape[position] = shape[position] + before + after
-            if not at_least(shape[position], 0, ranges_of(node)) and isinstance(
-                shape[position], int
-            ):
+            extent = shape[position] + before + after
+            shape[position] = extent
+            if isinstance(extent, int) and extent < 0:
                 raise ShapeError(f"pads {pads} leave a negative extent", where=str(node))
         return [Inferred(value.dtype, tuple(shape))]
 
