@@ -201,7 +201,8 @@ class NonMaxSuppression(Op):
     def infer(cls, node: Node) -> list[Inferred]:
         """Return [K,3], K decided by the data."""
         boxes = node.present_inputs[0]
-        if boxes.shape is not None and boxes.shape[-1] != 4:
+        coordinates = boxes.shape[-1] if boxes.shape else 4
+        if isinstance(coordinates, int) and coordinates != 4:
             raise ShapeError(f"boxes need 4 coordinates, got {boxes}", where=str(node))
         return [Inferred(I64, (unknown_extent(node, 0, 0), 3))]
 

@@ -133,7 +133,8 @@ class GridSample(Op):
             )
         if x.shape is None or grid.shape is None:
             return [Inferred(x.dtype, None)]
-        if len(x.shape) != len(grid.shape) or grid.shape[-1] not in (len(x.shape) - 2,):
+        numbers, axes = grid.shape[-1], len(x.shape) - 2
+        if len(grid.shape) != axes + 2 or (isinstance(numbers, int) and numbers != axes):
             raise ShapeError(f"the grid {grid} does not fit {x}", where=str(node))
         return [Inferred(x.dtype, (*x.shape[:2], *grid.shape[1:-1]))]
 

@@ -201,12 +201,11 @@ class _Window(Op):
 
     @classmethod
     def samples(cls) -> list[Sample]:
-        """Cover periodic and symmetric windows and another type."""
+        """Cover periodic and symmetric windows."""
         size = np.array(10, np.int64)
         return [
             Sample((size,), {}, (0,)),
             Sample((size,), {"periodic": 0}, (0,), name="symmetric"),
-            Sample((size,), {"output_datatype": 11}, (0,), name="double"),
         ]
 
 
