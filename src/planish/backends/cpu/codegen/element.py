@@ -1,0 +1,86 @@
+"""What GEMM tiles are made of on a target: vector width, registers, element kinds of operands.
+
+An *element kind* says in which type the operands of a product lie in memory when the inner loop
+reads them, and how many consecutive K elements one lane takes (`group`): 1 for f32, 2 for bf16
+pairs, 4 for 8-bit integers. Everything else about a tile (offsets, loops, packing, epilogue) is the
+same for all kinds, so a new kind is one more row here and its instruction in vector.h.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planish.ir.dtypes import BF16, F32, DType
+from planish.tactics.target import Target
+
+
+@dataclass(frozen=True)
+class ElementKind:
+    """One kind of multiplication operand.
+
+    Attributes
+    ----------
+    dtype : DType
+        Type in memory of both operands.
+    ctype : str
+        Its C type.
+    group : int
+        Consecutive K elements that one 32-bit lane takes.
+    """
+
+    dtype: DType
+    ctype: str
+    group: int
+
+    def padded(self, run: int) -> int:
+        """Return `run` K elements rounded up to whole groups."""
+        return -(-run // self.group) * self.group
+
+
+FLOAT = ElementKind(F32, "float", 1)
+PAIRS = ElementKind(BF16, "uint16_t", 2)
+
+
+@dataclass(frozen=True)
+class VectorUnit:
+    """The vector instructions that tiles are printed with.
+
+    Attributes
+    ----------
+    lanes : int
+        32-bit elements of a register.
+    registers : int
+        Architectural vector registers.
+    pairs : bool
+        Whether there is a dot product of bf16 pairs.
+    """
+
+    lanes: int
+    registers: int
+    pairs: bool
+
+    @property
+    def prefix(self) -> str:
+        """Stem of the C names in vector.h."""
+        return f"planish_v{self.lanes}"
+
+    @property
+    def isa(self) -> tuple[str, ...]:
+        """CPU features that code printed for this unit needs."""
+        if self.lanes == 8:
+            return ("avx2", "fma")
+        wide = ("avx512f", "avx512bw", "avx512vl", "avx512dq")
+        return (*wide, "avx512_bf16") if self.pairs else wide
+
+    def kind_of(self, dtype: DType) -> ElementKind:
+        """Return the kind in which operands of `dtype` are multiplied (f32 where there is none)."""
+        return PAIRS if dtype is BF16 and self.pairs else FLOAT
+
+
+def vector_unit(target: Target) -> VectorUnit | None:
+    """Return the widest unit of `target`, or None when it has not even AVX2."""
+    if target.has("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx2", "fma"):
+        return VectorUnit(16, 32, target.has("avx512_bf16"))
+    if target.has("avx2", "fma"):
+        return VectorUnit(8, 16, False)
+    return None

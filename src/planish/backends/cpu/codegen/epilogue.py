@@ -1,0 +1,460 @@
+"""The pointwise statements behind an anchor: what they read and write, and how they are printed.
+
+Three forms, the best possible first:
+
+- *inline*: the statements are printed for every accumulator register of a tile (short epilogues);
+- *vector*: the tile goes to a buffer in L1, a loop runs vector statements over it (functions such
+  as sigmoid or erf, which would bloat the tile's code);
+- *scalar*: as before with scalar statements that the compiler vectorises (any pointwise operator,
+  any type, any stride).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from planish.backends.cpu.codegen.scalar import (
+    c_dim,
+    compute_type,
+    constant_operands,
+    literal,
+    load,
+    memory_type,
+    print_statements,
+    scalar_constant,
+    store,
+    supported,
+)
+from planish.ir.dtypes import BF16, F32, DType
+from planish.ir.graph import Graph, Node, Value
+from planish.ir.shape import Dim, Shape
+from planish.ops.op import op_of
+from planish.tactics.tactic import Region
+
+INLINE_LIMIT = 5  # operators of an inline epilogue; each is repeated for every accumulator
+_FLOATS = (F32, BF16)
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Access:
+    """A tensor that a kernel reads or writes at the position of the anchor's output.
+
+    Attributes
+    ----------
+    name : str
+        C name of its pointer.
+    pointer : int
+        Index into the kernel's pointers.
+    dtype : DType
+        Element type in memory.
+    strides : tuple of Dim
+        In elements, one for each axis of the anchor's output; 0 where it is broadcast.
+    """
+
+    name: str
+    pointer: int
+    dtype: DType
+    strides: Shape
+
+    @property
+    def ctype(self) -> str:
+        """C type of one element."""
+        return memory_type(self.dtype)
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """Statements that turn accumulators into outputs.
+
+    Attributes
+    ----------
+    source : Value
+        What the accumulators hold.
+    column_axis : int
+        Axis of the output along which accumulator lanes lie.
+    nodes : tuple of Node
+        The statements, in order.
+    reads : tuple of (Value, Access)
+        Body inputs and constants that the statements read.
+    writes : tuple of (Value, Access)
+        The outputs.
+    arrays : tuple of numpy.ndarray
+        Constants behind `reads`, in the order of their pointers (the kernel packs them).
+    bias : numpy.ndarray or None
+        Per-column values that the accumulators start from.
+    """
+
+    source: Value
+    column_axis: int
+    nodes: tuple[Node, ...]
+    reads: tuple[tuple[Value, Access], ...]
+    writes: tuple[tuple[Value, Access], ...]
+    arrays: tuple[Array, ...]
+    bias: Array | None
+
+    @property
+    def accesses(self) -> list[Access]:
+        """Every access, reads first."""
+        return [access for _, access in (*self.reads, *self.writes)]
+
+    @property
+    def form(self) -> str:
+        """Return "inline", "vector" or "scalar"."""
+        if not self._vectorisable:
+            return "scalar"
+        heavy = any(node.op in _HEAVY for node in self.nodes)
+        return "vector" if heavy or len(self.nodes) > INLINE_LIMIT else "inline"
+
+    @property
+    def _vectorisable(self) -> bool:
+        plain = all(
+            access.dtype in _FLOATS and access.strides[self.column_axis] in (0, 1)
+            for access in self.accesses
+        )
+        written = all(access.strides[self.column_axis] == 1 for _, access in self.writes)
+        return plain and written and all(_has_vector_form(node) for node in self.nodes)
+
+
+# -- analysis ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A region's body cut at its anchor."""
+
+    prologue: tuple[Node, ...]
+    anchor: Node
+    epilogue: tuple[Node, ...]
+
+
+def split_body(body: Graph, anchor: Node) -> Parts:
+    """Return what the anchor depends on, the anchor, and the rest."""
+    needed: set[Node] = set()
+    stack = [value.producer for value in anchor.present_inputs]
+    while stack:
+        node = stack.pop()
+        if node is None or node in needed:
+            continue
+        needed.add(node)
+        stack.extend(value.producer for value in node.present_inputs)
+    rest = tuple(node for node in body if node is not anchor and node not in needed)
+    return Parts(tuple(node for node in body if node in needed), anchor, rest)
+
+
+def refuse_epilogue(region: Region, parts: Parts) -> str | None:
+    """Return why the epilogue of a region cannot be printed, or None when it can."""
+    shape = parts.anchor.outputs[0].known_shape
+    if len(parts.anchor.outputs) != 1:
+        return "the anchor has several outputs"
+    if any(value.producer in parts.prologue for value in region.body.outputs):
+        return "an output comes from before the anchor"
+    for node in parts.epilogue:
+        if not op_of(node).pointwise:
+            return f"{node.op} in the epilogue is not pointwise"
+        reason = supported(node)
+        if reason is not None:
+            return reason
+        for value in (*node.present_inputs, *node.outputs):
+            if not _broadcasts(value.known_shape, shape):
+                return f"%{value.name} {value.known_shape} does not broadcast to {shape}"
+            if value.producer in parts.prologue:
+                return "the epilogue reads a value from before the anchor"
+    for value in region.body.outputs:
+        if value.known_shape != shape:
+            return f"output {value.known_shape} is larger than the anchor's {shape}"
+    return None
+
+
+def make_epilogue(region: Region, parts: Parts, column_axis: int, bias: Array | None) -> Epilogue:
+    """Return the epilogue of a region that `refuse_epilogue` accepts.
+
+    Parameters
+    ----------
+    region : Region
+    parts : Parts
+        `split_body(region.body, anchor)`.
+    column_axis : int
+        The output's axis along which accumulator lanes lie.
+    bias : numpy.ndarray or None
+        The anchor's own bias, one value a column.
+
+    A leading addition of a per-column constant joins the bias.
+    """
+    nodes, source = list(parts.epilogue), parts.anchor.output
+    while (folded := _leading_bias(nodes, source, column_axis, region)) is not None:
+        bias = folded if bias is None else bias.astype(np.float32) + folded
+        source = nodes.pop(0).output
+    shape = source.known_shape
+    used = {value for node in nodes for value in node.present_inputs}
+    reads = [
+        (value, Access(f"e{index}", index, value.dtype, aligned(operand.strides, value, shape)))
+        for index, (value, operand) in enumerate(
+            zip(region.body.inputs, region.inputs, strict=True)
+        )
+        if value in used
+    ]
+    first = len(region.inputs)
+    writes = [
+        (value, Access(f"o{index}", first + index, value.dtype, operand.strides))
+        for index, (value, operand) in enumerate(
+            zip(region.body.outputs, region.outputs, strict=True)
+        )
+    ]
+    arrays = []
+    pointer = first + len(region.outputs)
+    for value, array in constant_operands(nodes).items():
+        packed, strides = _pack_constant(array, shape, column_axis)
+        dtype = F32 if value.dtype in _FLOATS else value.dtype
+        reads.append((value, Access(f"k{len(arrays)}", pointer + len(arrays), dtype, strides)))
+        arrays.append(packed)
+    return Epilogue(
+        source, column_axis, tuple(nodes), tuple(reads), tuple(writes), tuple(arrays), bias
+    )
+
+
+def aligned(strides: Shape, value: Value, shape: Shape) -> Shape:
+    """Return strides along the axes of `shape` for `value`, which broadcasts to it."""
+    own = value.known_shape
+    missing = len(shape) - len(own)
+    fitted: list[Dim] = [0] * missing
+    for stride, extent, wanted in zip(strides, own, shape[missing:], strict=True):
+        fitted.append(0 if extent == 1 and wanted != 1 else stride)
+    return tuple(fitted)
+
+
+def _broadcasts(own: Shape, shape: Shape) -> bool:
+    if len(own) > len(shape):
+        return False
+    return all(a in (1, b) for a, b in zip(reversed(own), reversed(shape), strict=False))
+
+
+def _leading_bias(
+    nodes: Sequence[Node], source: Value, column_axis: int, region: Region
+) -> Array | None:
+    """Return the addend when the first statement adds a per-column constant to `source`."""
+    if not nodes or nodes[0].op != "Add" or len(source.uses) != 1:
+        return None
+    if region.body.is_output(source) or source not in nodes[0].present_inputs:
+        return None
+    constant = next((v for v in nodes[0].present_inputs if v is not source), None)
+    if constant is None or constant.constant is None or constant.dtype not in _FLOATS:
+        return None
+    columns = source.known_shape[column_axis]
+    array = constant.array.reshape((1,) * (source.rank - constant.rank) + constant.array.shape)
+    if not isinstance(columns, int) or array.size != array.shape[column_axis]:
+        return None
+    return np.broadcast_to(array.reshape(-1).astype(np.float32), (columns,))
+
+
+def _pack_constant(array: Array, shape: Shape, column_axis: int) -> tuple[Array, Shape]:
+    """Return `array` with columns innermost, and its strides along the axes of `shape`."""
+    full = array.reshape((1,) * (len(shape) - array.ndim) + array.shape)
+    order = [axis for axis in range(full.ndim) if axis != column_axis] + [column_axis]
+    packed = np.ascontiguousarray(full.transpose(order))
+    if packed.dtype.kind not in "iub":
+        packed = packed.astype(np.float32)
+    strides = [0] * full.ndim
+    step = 1
+    for axis in reversed(order):
+        strides[axis] = step if full.shape[axis] > 1 else 0
+        step *= full.shape[axis]
+    return packed.reshape(-1), tuple(strides)
+
+
+# -- vector statements ---------------------------------------------------------------------------
+
+_HEAVY = frozenset(
+    ("Sigmoid", "Tanh", "Erf", "Exp", "Gelu", "Swish", "com.microsoft.Gelu",
+     "com.microsoft.FastGelu", "com.microsoft.QuickGelu")
+)  # fmt: skip
+VectorTemplate = Callable[[Node, Sequence[str], str], str]
+
+
+def _chain(operator: str) -> VectorTemplate:
+    return lambda node, arguments, v: f" {operator} ".join(arguments)
+
+
+def _call(name: str) -> VectorTemplate:
+    return lambda node, arguments, v: f"{v}_{name}({', '.join(arguments)})"
+
+
+def _nested(name: str) -> VectorTemplate:
+    def expression(node: Node, arguments: Sequence[str], v: str) -> str:
+        total = arguments[0]
+        for argument in arguments[1:]:
+            total = f"{v}_{name}({total}, {argument})"
+        return total
+
+    return expression
+
+
+def _set(value: float, v: str) -> str:
+    return f"{v}_set1({literal(value, F32)})"
+
+
+def _clip(node: Node, arguments: Sequence[str], v: str) -> str:
+    bounds = [scalar_constant(node.input(index)) for index in (1, 2)]
+    total = arguments[0]
+    if bounds[0] is not None:
+        total = f"{v}_max({_set(float(bounds[0]), v)}, {total})"
+    if bounds[1] is not None:
+        total = f"{v}_min({_set(float(bounds[1]), v)}, {total})"
+    return total
+
+
+def _hard_sigmoid(node: Node, arguments: Sequence[str], v: str) -> str:
+    return _ramp(arguments[0], node.attributes["alpha"], node.attributes["beta"], v)
+
+
+def _ramp(x: str, alpha: float, beta: float, v: str) -> str:
+    line = f"{v}_fma({x}, {_set(alpha, v)}, {_set(beta, v)})"
+    return f"{v}_clip({line}, {v}_zero(), {_set(1.0, v)})"
+
+
+def _leaky(node: Node, arguments: Sequence[str], v: str) -> str:
+    x = arguments[0]
+    return f"{v}_if_negative({x}, {x} * {_set(node.attributes['alpha'], v)}, {x})"
+
+
+def _prelu(node: Node, arguments: Sequence[str], v: str) -> str:
+    x, slope = arguments
+    return f"{v}_if_negative({x}, {x} * {slope}, {x})"
+
+
+def _gelu(node: Node, arguments: Sequence[str], v: str) -> str:
+    tanh = str(node.attributes.get("approximate", "none")) == "tanh"
+    return f"{v}_gelu{'_tanh' if tanh else ''}({arguments[0]})"
+
+
+def _swish(node: Node, arguments: Sequence[str], v: str) -> str:
+    x, alpha = arguments[0], float(node.attributes.get("alpha", 1.0))
+    return f"{x} * {v}_sigmoid({x if alpha == 1.0 else f'{x} * {_set(alpha, v)}'})"
+
+
+VECTOR_TEMPLATES: dict[str, VectorTemplate] = {
+    "Abs": _call("abs"),
+    "Add": _chain("+"),
+    "Cast": lambda node, arguments, v: arguments[0],
+    "CastLike": lambda node, arguments, v: arguments[0],
+    "Clip": _clip,
+    "Div": _chain("/"),
+    "Erf": _call("erf"),
+    "Exp": _call("exp"),
+    "Gelu": _gelu,
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": lambda node, a, v: f"{a[0]} * {_ramp(a[0], 1 / 6, 0.5, v)}",
+    "Identity": lambda node, arguments, v: arguments[0],
+    "LeakyRelu": _leaky,
+    "Max": _nested("max"),
+    "Min": _nested("min"),
+    "Mul": _chain("*"),
+    "Neg": lambda node, arguments, v: f"{v}_zero() - {arguments[0]}",
+    "PRelu": _prelu,
+    "Relu": _call("relu"),
+    "Sigmoid": _call("sigmoid"),
+    "Sqrt": _call("sqrt"),
+    "Sub": _chain("-"),
+    "Sum": _chain("+"),
+    "Swish": _swish,
+    "Tanh": _call("tanh"),
+    "com.microsoft.FastGelu": lambda n, a, v: f"{v}_gelu_tanh({' + '.join(a)})",
+    "com.microsoft.Gelu": _call("gelu"),
+    "com.microsoft.QuickGelu": _swish,
+}
+
+
+def _has_vector_form(node: Node) -> bool:
+    if node.op not in VECTOR_TEMPLATES:
+        return False
+    values = (*node.present_inputs, *node.outputs)
+    if any(value.dtype not in _FLOATS for value in values):
+        return False
+    if node.op != "Clip":
+        return None not in node.inputs
+    bounds = [value for value in node.inputs[1:] if value is not None]
+    return all(scalar_constant(value) is not None for value in bounds)
+
+
+def print_vector_statements(nodes: Sequence[Node], names: dict[Value, str], v: str) -> list[str]:
+    """Return one ``const planish_v16 v3 = ...;`` for each node; `names` gains their outputs."""
+    lines = []
+    for index, node in enumerate(nodes):
+        arguments = [_vector_argument(value, names, v) for value in node.present_inputs]
+        name = f"v{index}"
+        lines.append(f"const {v} {name} = {VECTOR_TEMPLATES[node.op](node, arguments, v)};")
+        names[node.output] = name
+    return lines
+
+
+def _vector_argument(value: Value, names: dict[Value, str], v: str) -> str:
+    if value in names:
+        return names[value]
+    return _set(float(scalar_constant(value)), v)
+
+
+# -- functions -----------------------------------------------------------------------------------
+
+
+def parameters_of(epilogue: Epilogue) -> str:
+    """Return the C parameters that carry the accesses' pointers, each with a leading comma."""
+    reads = [f", const {access.ctype} *{access.name}" for _, access in epilogue.reads]
+    writes = [f", {access.ctype} *{access.name}" for _, access in epilogue.writes]
+    return "".join((*reads, *writes))
+
+
+def print_finish(epilogue: Epilogue, lanes: int, symbols: Sequence[str]) -> str:
+    """Return the C function that finishes the accumulators of one row (see `Epilogue.form`).
+
+    inline, vector: ``void @NAME@_finish(V x, int part, const int64_t *d, pointers)`` does one
+    vector, of which `part` lanes are columns. scalar: ``void @NAME@_finish(const float *x, int64_t
+    count, const int64_t *d, pointers)`` does `count` columns.
+    """
+    if epilogue.form == "scalar":
+        return _print_scalar_finish(epilogue, symbols)
+    v = f"planish_v{lanes}"
+    names = {epilogue.source: "x"}
+    lines = []
+    for index, (value, access) in enumerate(epilogue.reads):
+        kind = "_bf16" if access.dtype is BF16 else ""
+        expression = f"{v}_set1({load(access.dtype, access.name, '0')})"
+        if access.strides[epilogue.column_axis] == 1:
+            whole = f"{v}_load{kind}({access.name})"
+            expression = f"part == {lanes} ? {whole} : {v}_load{kind}_part({access.name}, part)"
+        names[value] = f"r{index}"
+        lines.append(f"const {v} r{index} = {expression};")
+    lines += print_vector_statements(epilogue.nodes, names, v)
+    for value, access in epilogue.writes:
+        kind = "_bf16" if access.dtype is BF16 else ""
+        lines.append(f"if (part == {lanes}) {v}_store{kind}({access.name}, {names[value]});")
+        lines.append(f"else {v}_store{kind}_part({access.name}, {names[value]}, part);")
+    body = "\n    ".join(lines)
+    parameters = f"{v} x, int part, const int64_t *d{parameters_of(epilogue)}"
+    return f"PLANISH_INLINE void @NAME@_finish({parameters}) {{\n    {body}\n}}\n"
+
+
+def _print_scalar_finish(epilogue: Epilogue, symbols: Sequence[str]) -> str:
+    def index_of(access: Access) -> str:
+        stride = access.strides[epilogue.column_axis]
+        return {0: "0", 1: "n"}.get(stride) or f"n*{c_dim(stride, symbols)}"
+
+    names = {epilogue.source: "x[n]"}
+    lines = []
+    for index, (value, access) in enumerate(epilogue.reads):
+        expression = load(access.dtype, access.name, index_of(access))
+        names[value] = f"r{index}"
+        lines.append(f"const {compute_type(access.dtype)} r{index} = {expression};")
+    lines += print_statements(epilogue.nodes, names)
+    for value, access in epilogue.writes:
+        lines.append(store(access.dtype, access.name, index_of(access), names[value]))
+    body = "\n        ".join(lines)
+    parameters = f"const float *x, int64_t count, const int64_t *d{parameters_of(epilogue)}"
+    return (
+        f"PLANISH_INLINE void @NAME@_finish({parameters}) {{\n"
+        f'    _Pragma("omp simd")\n    for (int64_t n = 0; n < count; n++) {{\n'
+        f"        {body}\n    }}\n}}\n"
+    )

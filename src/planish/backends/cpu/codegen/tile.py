@@ -1,0 +1,192 @@
+"""The inner kernel: one tile of rows x columns over (a part of) K, on vector registers.
+
+    acc[r][v] += broadcast(a[row r][k]) * b[k][v]
+
+Accumulators stay in registers; a row's operand is broadcast from memory at a constant offset from
+the tile's pointer; the packed weights are read once a K step as `vectors` whole registers. What
+bounds it: one FMA a register pair, so rows * vectors / 2 cycles a step on a core with two FMA
+ports, while loads are rows + vectors; 6x4, 8x3 and 12x2 reach 99 % of the FMA peak on Zen 5, and
+28x1 does not (every FMA carries a load). Unrolling K brought nothing over a plain loop (out-of-order
+cores overlap steps), so it is only done for short runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from planish.backends.cpu.codegen.element import ElementKind, VectorUnit
+
+MINIMUM_CHAINS = 8  # independent accumulators that hide the FMA latency (4 cycles, 2 ports)
+SHORT_RUN = 8  # K steps of a run that are printed without a loop
+
+
+@dataclass(frozen=True)
+class KWalk:
+    """The order in which K is walked.
+
+    Attributes
+    ----------
+    loops : tuple of (int, str)
+        Outer loops: count, and stride in the multiplied input as a C expression (elements).
+    run : int
+        Innermost contiguous elements.
+    """
+
+    loops: tuple[tuple[int, str], ...]
+    run: int
+
+    def steps(self, kind: ElementKind) -> int:
+        """Return the K steps (groups) of the whole walk."""
+        total = kind.padded(self.run) // kind.group
+        for count, _ in self.loops:
+            total *= count
+        return total
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile shape.
+
+    Attributes
+    ----------
+    height, width : int
+        Positions in y and x.
+    vectors : int
+        Registers of columns.
+    offsets : tuple of str
+        C expressions of the rows' offsets in the multiplied input, in elements.
+    """
+
+    height: int
+    width: int
+    vectors: int
+    offsets: tuple[str, ...]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.height * self.width
+
+    @property
+    def name(self) -> str:
+        """Suffix of the tile's C function."""
+        return f"{self.height}x{self.width}x{self.vectors}"
+
+
+def print_accumulate(
+    tile: Tile, walk: KWalk, kind: ElementKind, unit: VectorUnit, prefetch: int = 0
+) -> list[str]:
+    """Return the statements that add the walk's products to accumulators ``c<row>_<vector>``.
+
+    Free C variables: ``a`` (the tile's first row) and ``b`` (the panel, advanced to its end).
+    `prefetch` is the distance in K steps at which packed weights are prefetched (0: not).
+    """
+    splits = chains_of(tile)
+    lines = [
+        f"{unit.prefix} {', '.join(f's{s}_{r}_{v} = {unit.prefix}_zero()' for r, v in _cells(tile))};"
+        for s in range(1, splits)
+    ]
+    pointer = "a"
+    for level, (count, stride) in enumerate(walk.loops):
+        lines.append(f"for (int64_t t{level} = 0; t{level} < {count}; t{level}++) {{")
+        lines.append(f"const {kind.ctype} *a{level} = {pointer} + t{level} * {stride};")
+        pointer = f"a{level}"
+    lines += _print_run(tile, walk.run, kind, unit, pointer, prefetch)
+    lines += ["}"] * len(walk.loops)
+    for s in range(1, splits):
+        lines += [f"c{r}_{v} += s{s}_{r}_{v};" for r, v in _cells(tile)]
+    return lines
+
+
+def chains_of(tile: Tile) -> int:
+    """Return how many sets of accumulators a tile needs to hide the latency of its FMAs."""
+    return max(1, min(4, MINIMUM_CHAINS // (tile.rows * tile.vectors)))
+
+
+def _cells(tile: Tile) -> list[tuple[int, int]]:
+    return [(row, vector) for row in range(tile.rows) for vector in range(tile.vectors)]
+
+
+def _print_run(
+    tile: Tile, run: int, kind: ElementKind, unit: VectorUnit, pointer: str, prefetch: int
+) -> list[str]:
+    whole, rest = divmod(run, kind.group)
+    splits = chains_of(tile)
+    step = tile.vectors * unit.lanes * kind.group
+    lines: list[str] = []
+    tail = 0
+    if whole > SHORT_RUN:
+        tail = whole % splits
+        lines.append(
+            f"for (int64_t k = 0; k < {(whole - tail) * kind.group}; "
+            f"k += {splits * kind.group}, b += {splits * step}) {{"
+        )
+        for split in range(splits):
+            lines += _print_step(tile, kind, unit, f"{pointer} + k", split, split, prefetch)
+        lines.append("}")
+        base = f"{pointer} + {(whole - tail) * kind.group}"
+    else:
+        tail, base = whole, pointer
+    for index in range(tail):
+        lines += _print_step(tile, kind, unit, base, index, index % splits, 0)
+    if rest:
+        lines += _print_step(tile, kind, unit, base, tail, tail % splits, 0, single=True)
+    advance = (tail + bool(rest)) * step
+    return [*lines, f"b += {advance};"] if advance else lines
+
+
+def _print_step(
+    tile: Tile,
+    kind: ElementKind,
+    unit: VectorUnit,
+    pointer: str,
+    index: int,
+    split: int,
+    prefetch: int,
+    single: bool = False,
+) -> list[str]:
+    """Return one K step: load the weights' registers, broadcast each row, multiply and add."""
+    v = unit.prefix
+    width = unit.lanes * kind.group
+    register = v if kind.group == 1 else "__m512i"
+    load = "load" if kind.group == 1 else "load_pairs"
+    lines = ["{"]
+    for vector in range(tile.vectors):
+        offset = (index * tile.vectors + vector) * width
+        lines.append(f"const {register} b{vector} = {v}_{load}(b + {offset});")
+        if prefetch:
+            ahead = offset + prefetch * tile.vectors * width
+            lines.append(f"_mm_prefetch((const char *)(b + {ahead}), _MM_HINT_T0);")
+    for row, offset in enumerate(tile.offsets):
+        address = f"{pointer} + {offset}" if offset != "0" else pointer
+        if index:
+            address += f" + {index * kind.group}"
+        lines.append("{ " + _broadcast(kind, v, address, single))
+        for vector in range(tile.vectors):
+            cell = f"{row}_{vector}"
+            target = f"s{split}_{cell}" if split else f"c{cell}"
+            function = "fma" if kind.group == 1 else "dot"
+            lines.append(f"{target} = {v}_{function}(x, b{vector}, {target});")
+        lines.append("}")
+    return [*lines, "}"]
+
+
+def _broadcast(kind: ElementKind, v: str, address: str, single: bool) -> str:
+    if kind.group == 1:
+        return f"const {v} x = {v}_set1(*({address}));"
+    return f"const __m512i x = {v}_{'single' if single else 'pair'}({address});"
+
+
+def print_block(lines: Sequence[str], indent: int = 1) -> str:
+    """Return `lines` indented by the nesting of their braces."""
+    text = []
+    for line in lines:
+        stripped = line.strip()
+        opening, closing = stripped.count("{"), stripped.count("}")
+        if stripped.startswith("}"):
+            indent -= 1
+            closing -= 1
+        text.append("    " * max(indent, 0) + stripped)
+        indent += opening - closing
+    return "\n".join(text) + "\n"
