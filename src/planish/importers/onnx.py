@@ -238,7 +238,7 @@ class _Importer:
         result = upgraded(node, context.emitter)
         if isinstance(result, OnnxNode):
             if result.op not in OPS:
-                body = self._functions.of_operator(proto, context.opsets, values)
+                body = self._functions.of_operator(proto, context.opsets, values, context.bound)
                 result = self._call(proto, body, values, context, where)
             else:
                 result = context.emitter.finish(result)
@@ -252,9 +252,7 @@ class _Importer:
         where: str,
     ) -> OnnxNode:
         op = graph_name(proto.domain, proto.op_type)
-        outputs = list(proto.output)
-        while outputs and not outputs[-1]:
-            outputs.pop()
+        outputs = _needed_outputs(proto, context)
         reader = AttributeReader(
             self._model.tensors,
             context.bound,
@@ -370,6 +368,19 @@ def _declared_type(info: onnx.ValueInfoProto) -> Any:
     if info.type.WhichOneof("value") != "tensor_type":
         return F32
     return element_type(info.type.tensor_type.elem_type, f"input {info.name}")
+
+
+def _needed_outputs(proto: onnx.NodeProto, context: _Context) -> list[str]:
+    """Return the output names without optional ones at the end that nothing reads."""
+    schema = schema_of(proto.op_type, _domain(proto), version_of(proto, context.opsets))
+    optional = onnx.defs.OpSchema.FormalParameterOption.Optional
+    outputs = list(proto.output)
+    while len(outputs) > 1 and outputs[-1] not in context.read:
+        formal = min(len(outputs), len(schema.outputs)) - 1 if schema else 0
+        if outputs[-1] and schema and schema.outputs[formal].option != optional:
+            break
+        outputs.pop()
+    return outputs
 
 
 def _domain(proto: onnx.NodeProto) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import onnx
 
@@ -50,9 +51,16 @@ class FunctionTable:
         return self._local.get((node.domain, node.op_type, node.overload))
 
     def of_operator(
-        self, node: onnx.NodeProto, opsets: Opsets, values: Sequence[Value | None]
+        self,
+        node: onnx.NodeProto,
+        opsets: Opsets,
+        values: Sequence[Value | None],
+        bound: Mapping[str, Any],
     ) -> onnx.FunctionProto:
-        """Return ONNX's own body of an operator; raise UnsupportedOperatorError without one."""
+        """Return ONNX's own body of an operator; raise UnsupportedOperatorError without one.
+
+        `bound` holds the attributes of the function call that `node` may refer to.
+        """
         version = version_of(node, opsets)
         schema = schema_of(node.op_type, _domain(node), version)
         if schema is not None and schema.has_function:
@@ -60,7 +68,7 @@ class FunctionTable:
             return body
         if schema is not None and schema.has_context_dependent_function:
             types = [_type_of(value) for value in values]
-            data = schema.get_context_dependent_function(node.SerializeToString(), types)
+            data = schema.get_context_dependent_function(_resolved(node, bound), types)
             function = onnx.FunctionProto()
             function.ParseFromString(data)
             return function
@@ -134,6 +142,21 @@ def _line(node: onnx.NodeProto, opsets: Opsets) -> str:
     domain = _domain(node)
     name = f"{domain}.{node.op_type}" if domain else node.op_type
     return f"{node_name(node)}: {name} (opset {version_of(node, opsets)})"
+
+
+def _resolved(node: onnx.NodeProto, bound: Mapping[str, Any]) -> bytes:
+    """Return `node` serialised, its references to attributes of the call replaced."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    del copy.attribute[:]
+    for attribute in node.attribute:
+        if not attribute.ref_attr_name:
+            copy.attribute.append(attribute)
+        elif bound.get(attribute.ref_attr_name) is not None:
+            value = bound[attribute.ref_attr_name]
+            copy.attribute.append(onnx.helper.make_attribute(attribute.name, value))
+    data: bytes = copy.SerializeToString()
+    return data
 
 
 def _type_of(value: Value | None) -> bytes:

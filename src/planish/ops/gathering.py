@@ -76,7 +76,8 @@ class Gather(Gathering):
                 f"index {max(numbers, key=abs)} is out of range for extent {extent}",
                 where=str(node),
             )
-        return to_content(np.take(array, chosen.astype(np.int64), axis))
+        # flat indices give the same elements in the same order, and an array for a scalar index
+        return to_content(np.take(array, chosen.reshape(-1).astype(np.int64), axis))
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
