@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from planish.builder import build
     from planish.config import BuildConfig, Profile, Progress
-    from planish.engine.reader import load
+    from planish.runtime.engine import load
     from planish.report import BuildReport
-    from planish.runtime.engine import Engine
+    from planish.runtime.engine import Engine, load
 
 __version__ = "0.1.0"
 
@@ -23,7 +23,7 @@ _PUBLIC = {
     "Profile": "planish.config",
     "Progress": "planish.config",
     "build": "planish.builder",
-    "load": "planish.engine.reader",
+    "load": "planish.runtime.engine",
 }
 
 __all__ = ["BuildConfig", "BuildReport", "Engine", "Profile", "Progress", "build", "load"]

@@ -67,4 +67,6 @@ class BuildClock:
     def progress(self, done: int, total: int, detail: str = "") -> None:
         """Tell the progress callback how far the current stage is."""
         if self.config.progress is not None:
-            self.config.progress(Progress(self._stage, done, total, max(self.remaining, 0.0), detail))
+            self.config.progress(
+                Progress(self._stage, done, total, max(self.remaining, 0.0), detail)
+            )

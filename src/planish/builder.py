@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+
+import onnx
 
 from planish.backends.backend import backend_for
 from planish.build_clock import BuildClock
 from planish.config import BuildConfig
-from planish.engine.reader import EngineParts
+from planish.engine.parts import EngineParts
 from planish.importers.importer import read_model
 from planish.ir.text import to_text
 from planish.passes.pipeline import optimize
 from planish.plan.schedule import make_plan
-from planish.plan.verify import verify_plan
 from planish.report_builder import make_report
 from planish.runtime.engine import Engine
-from planish.tactics.select import choices_of, group_regions
+from planish.tactics.select import choices_of, group_regions, kernels_of
 from planish.tactics.tune import tune
 
 
-def build(model: str | Path | bytes | Any, config: BuildConfig | None = None) -> Engine:
+def build(model: str | Path | bytes | onnx.ModelProto, config: BuildConfig | None = None) -> Engine:
     """Turn a trained model into an engine for this machine.
 
     Parameters
@@ -53,13 +53,13 @@ def build(model: str | Path | bytes | Any, config: BuildConfig | None = None) ->
     with clock.stage("tactics"):
         groups = group_regions(graph, target, config, backend.tactics())
     with clock.stage("tune"):
-        tuned = tune(groups, target, config, backend, clock)
+        tuned = tune(groups, target, config, backend.assemble, clock)
     with clock.stage("plan"):
         choices = choices_of(groups, target)
         plan, weights = make_plan(graph, choices)
-        verify_plan(plan)
     with clock.stage("compile"):
-        kernels = backend.assemble(plan, choices, target)
+        kernels = kernels_of(graph, plan, choices)
+        code = backend.assemble(plan, kernels, target) if kernels else None
 
-    report = make_report(model, graph, imported, passes, choices, plan, target, config, clock, tuned)
-    return Engine(EngineParts(plan, weights, kernels, to_text(graph), report.to_dict()))
+    report = make_report(model, imported, passes, choices, plan, target, config, clock, tuned)
+    return Engine(EngineParts(plan, weights, code, to_text(graph), report.to_dict()))

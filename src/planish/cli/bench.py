@@ -33,10 +33,12 @@ def register(app: typer.Typer) -> None:
 
 def bench_command(
     engine: Annotated[Path, typer.Argument(help="an engine (.plan) or a model")],
-    against: Annotated[str, typer.Option(help="comma-separated: onnxruntime, openvino, "
-                       "openvino:bf16")] = "",
-    model: Annotated[Path | None, typer.Option(help="the model, when ENGINE is a .plan and "
-                     "--against is given")] = None,
+    against: Annotated[
+        str, typer.Option(help="comma-separated: onnxruntime, openvino, openvino:bf16")
+    ] = "",
+    model: Annotated[
+        Path | None, typer.Option(help="the model, when ENGINE is a .plan and --against is given")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="threads, equal for all")] = None,
     precision: Annotated[str, typer.Option(help="fp32 or bf16, for a model")] = "fp32",
     profile: Annotated[list[str] | None, typer.Option(help="NAME=MIN:OPT:MAX, for a model")] = None,
@@ -67,7 +69,9 @@ def bench_command(
     emit(rows, as_json, _table(rows))
 
 
-def measure(runners: dict[str, Runner], arrays: dict[str, Array], seconds: float) -> dict[str, list[float]]:
+def measure(
+    runners: dict[str, Runner], arrays: dict[str, Array], seconds: float
+) -> dict[str, list[float]]:
     """Return seconds of each run; runtimes take turns in bursts, in alternating order."""
     for run in runners.values():
         for _ in range(3):
@@ -115,7 +119,9 @@ def _openvino(model: Path, threads: int, precision: str) -> Runner:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    lines = [f"{'runtime':20s} {'median':>10s} {'min':>10s} {'p90':>10s} {'p99':>10s} {'runs/s':>10s} {'ratio':>7s}"]
+    lines = [
+        f"{'runtime':20s} {'median':>10s} {'min':>10s} {'p90':>10s} {'p99':>10s} {'runs/s':>10s} {'ratio':>7s}"
+    ]
     for row in rows:
         lines.append(f"{row['runtime']:20s} {row['median_ms']:8.3f}ms {row['min_ms']:8.3f}ms {row['p90_ms']:8.3f}ms "
                      f"{row['p99_ms']:8.3f}ms {row['per_second']:10.1f} {row['ratio']:6.2f}x")  # fmt: skip

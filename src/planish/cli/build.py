@@ -23,16 +23,22 @@ def build_command(
     model: Annotated[Path, typer.Argument(help="an ONNX model")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="engine file")] = None,
     precision: Annotated[str, typer.Option(help="fp32 or bf16")] = "fp32",
-    profile: Annotated[list[str] | None, typer.Option(help="NAME=MIN:OPT:MAX, e.g. "
-                       "x=1x3x224x224:8x3x224x224:32x3x224x224")] = None,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=MIN:OPT:MAX, e.g. x=1x3x224x224:8x3x224x224:32x3x224x224"),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="threads of one inference")] = None,
     time_budget: Annotated[float, typer.Option(help="seconds for the whole build")] = 120.0,
-    workspace_limit: Annotated[int | None, typer.Option(help="bytes of scratch a kernel may use")] = None,
+    workspace_limit: Annotated[
+        int | None, typer.Option(help="bytes of scratch a kernel may use")
+    ] = None,
     tune: Annotated[str, typer.Option(help="off, cache or measure")] = "measure",
     timing_cache: Annotated[Path | None, typer.Option(help="file of measured times")] = None,
     fallback: Annotated[str, typer.Option(help="reference or error")] = "reference",
     tactic_sources: Annotated[str | None, typer.Option(help="comma-separated tactic names")] = None,
-    report: Annotated[Path | None, typer.Option(help="write the report (.html, .json, .txt)")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="write the report (.html, .json, .txt)")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the report as JSON")] = False,
 ) -> None:
     """Build an engine from MODEL. Ctrl-C ends tuning and keeps the engine so far."""

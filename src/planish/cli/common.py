@@ -19,13 +19,18 @@ from rich.progress import BarColumn, Progress, TextColumn
 from planish.builder import build
 from planish.config import BuildConfig, Profile
 from planish.config import Progress as BuildProgress
-from planish.engine.reader import load
+from planish.runtime.engine import load
 from planish.errors import ConfigError, InputError
 from planish.ir.dtypes import dtype_by_name
 from planish.ir.shape import evaluate
-from planish.runtime.engine import Engine
+from planish.runtime.engine import Engine, load
 
 Array = np.ndarray[Any, Any]
+
+EXIT_DIFFERENT = 1  # `compare` found a difference beyond the tolerance
+EXIT_USER_ERROR = 2  # bad arguments, a bad model, a bad engine
+EXIT_INTERRUPTED = 130
+
 console = Console()
 errors = Console(stderr=True)
 
@@ -52,7 +57,9 @@ def _parse_shape(part: str, text: str) -> tuple[int, ...]:
         return tuple(int(extent) for extent in part.split("x") if part)
     except ValueError as error:
         raise ConfigError(
-            f"cannot read the shape {part!r} in {text!r}", where="--profile", fix="write 1x3x224x224"
+            f"cannot read the shape {part!r} in {text!r}",
+            where="--profile",
+            fix="write 1x3x224x224",
         ) from error
 
 
@@ -102,7 +109,7 @@ def read_inputs(engine: Engine, paths: list[str], seed: int = 0) -> dict[str, Ar
                 f"{path} holds one array but the engine has {len(engine.inputs)} inputs",
                 fix="write NAME=FILE for each: " + ", ".join(info.name for info in engine.inputs),
             )
-    return {**random_inputs(engine, seed), **given} if not given else given
+    return given or random_inputs(engine, seed)
 
 
 def _load_array(path: Path) -> Array | dict[str, Array]:
@@ -115,7 +122,9 @@ def _load_array(path: Path) -> Array | dict[str, Array]:
     return loaded if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
 
 
-def random_inputs(engine: Engine, seed: int = 0, sizes: Mapping[str, int] | None = None) -> dict[str, Array]:
+def random_inputs(
+    engine: Engine, seed: int = 0, sizes: Mapping[str, int] | None = None
+) -> dict[str, Array]:
     """Return random inputs at the profile's opt shape: normal floats, integers of 0..9."""
     generator = np.random.default_rng(seed)
     bindings = {name: opt for name, (_, opt, _) in engine.ranges.items()} | dict(sizes or {})
@@ -123,8 +132,12 @@ def random_inputs(engine: Engine, seed: int = 0, sizes: Mapping[str, int] | None
     for info in engine.inputs:
         shape = [evaluate(dim, bindings) for dim in info.shape]
         dtype = dtype_by_name(info.dtype)
-        values = generator.standard_normal(shape) if dtype.is_float else generator.integers(0, 10, shape)
-        arrays[info.name] = np.asarray(values % 2 if info.dtype == "bool" else values).astype(dtype.numpy)
+        values = (
+            generator.standard_normal(shape) if dtype.is_float else generator.integers(0, 10, shape)
+        )
+        arrays[info.name] = np.asarray(values % 2 if info.dtype == "bool" else values).astype(
+            dtype.numpy
+        )
     return arrays
 
 

@@ -9,8 +9,15 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from planish.cli.common import Array, emit, engine_of, optional_module, parse_profiles, read_inputs
-from planish.cli.main import EXIT_DIFFERENT
+from planish.cli.common import (
+    EXIT_DIFFERENT,
+    Array,
+    emit,
+    engine_of,
+    optional_module,
+    parse_profiles,
+    read_inputs,
+)
 from planish.config import BuildConfig
 from planish.errors import ConfigError
 from planish.importers.importer import read_model
@@ -29,13 +36,16 @@ def compare_command(
     model: Annotated[Path, typer.Argument(help="the ONNX model")],
     engine: Annotated[Path | None, typer.Option(help="an engine of it; built when absent")] = None,
     against: Annotated[str, typer.Option(help="onnxruntime or reference")] = "onnxruntime",
-    inputs: Annotated[list[str] | None, typer.Option("--input", "-i", help="NAME=FILE.npy or "
-                      "FILE.npz; random values without any")] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", "-i", help="NAME=FILE.npy or FILE.npz; random values without any"),
+    ] = None,
     profile: Annotated[list[str] | None, typer.Option(help="NAME=MIN:OPT:MAX")] = None,
     precision: Annotated[str, typer.Option(help="fp32 or bf16")] = "fp32",
     threads: Annotated[int | None, typer.Option(help="threads of one inference")] = None,
-    tolerance: Annotated[float | None, typer.Option(help="allowed max error, relative to the "
-                         "largest output value")] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="allowed max error, relative to the largest output value")
+    ] = None,
     seed: Annotated[int, typer.Option(help="for random inputs")] = 0,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:

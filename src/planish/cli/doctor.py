@@ -23,7 +23,16 @@ OPTIONAL = {
     "onnxruntime": ("planish compare, planish bench --against", "pip install onnxruntime"),
     "openvino": ("planish bench --against openvino", "pip install openvino"),
 }
-SHOWN_FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
+SHOWN_FEATURES = (
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_tile",
+    "amx_bf16",
+    "amx_int8",
+)
 
 
 @dataclass(frozen=True)

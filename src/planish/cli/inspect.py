@@ -10,12 +10,12 @@ import typer
 
 from planish.cli.common import emit, parse_profiles
 from planish.config import BuildConfig
-from planish.engine.reader import load
+from planish.runtime.engine import load
 from planish.importers.importer import read_model
 from planish.ir.graph import Graph
 from planish.ir.text import to_text
 from planish.passes.pipeline import optimize
-from planish.runtime.engine import Engine
+from planish.runtime.engine import Engine, load
 
 
 def register(app: typer.Typer) -> None:
@@ -26,7 +26,9 @@ def register(app: typer.Typer) -> None:
 def inspect_command(
     path: Annotated[Path, typer.Argument(help="a model or an engine (.plan)")],
     show_graph: Annotated[bool, typer.Option("--graph", help="print the graph's text")] = False,
-    show_source: Annotated[bool, typer.Option("--source", help="print an engine's C source")] = False,
+    show_source: Annotated[
+        bool, typer.Option("--source", help="print an engine's C source")
+    ] = False,
     profile: Annotated[list[str] | None, typer.Option(help="NAME=MIN:OPT:MAX, for a model")] = None,
     precision: Annotated[str, typer.Option(help="fp32 or bf16, for a model")] = "fp32",
     as_json: Annotated[bool, typer.Option("--json")] = False,
@@ -70,7 +72,10 @@ def _model_text(data: dict[str, Any]) -> str:
         lines.append(f"{title.replace('_', ' ')}: {sum(data[title].values())}")
         lines += [f"  {count:6d}  {kind}" for kind, count in data[title].items()]
     lines += ["passes (nodes before -> after):"]
-    lines += [f"  {entry['before']:6d} -> {entry['after']:6d}  {entry['name']}" for entry in data["passes"]]
+    lines += [
+        f"  {entry['before']:6d} -> {entry['after']:6d}  {entry['name']}"
+        for entry in data["passes"]
+    ]
     lines += ["rewrites:", *(f"  {count:6d}  {name}" for name, count in data["fusions"].items())]
     lines += [f"weights: {data['weights_bytes']:,d} bytes"]
     return "\n".join(lines)

@@ -10,11 +10,8 @@ import typer
 from rich.console import Console
 
 import planish.cli
+from planish.cli.common import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from planish.errors import PlanishError
-
-EXIT_DIFFERENT = 1  # `compare` found a difference beyond the tolerance
-EXIT_USER_ERROR = 2  # bad arguments, a bad model, a bad engine
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="planish",
@@ -34,9 +31,9 @@ def main() -> None:
     try:
         app()
     except PlanishError as error:
-        Console(stderr=True, soft_wrap=True).print(
-            f"[bold red]error:[/] {type(error).__name__}:", str(error), markup=True, highlight=False
-        )
+        console = Console(stderr=True, soft_wrap=True, highlight=False)
+        console.print("[bold red]error:[/]", end=" ")
+        console.print(f"{type(error).__name__}: {error}", markup=False)
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted")

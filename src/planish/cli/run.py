@@ -20,9 +20,13 @@ def register(app: typer.Typer) -> None:
 
 def run_command(
     engine: Annotated[Path, typer.Argument(help="an engine (.plan) or a model")],
-    inputs: Annotated[list[str] | None, typer.Option("--input", "-i", help="NAME=FILE.npy or "
-                      "FILE.npz; random values without any")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="write outputs as .npz")] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", "-i", help="NAME=FILE.npy or FILE.npz; random values without any"),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="write outputs as .npz")
+    ] = None,
     profile: Annotated[list[str] | None, typer.Option(help="NAME=MIN:OPT:MAX, for a model")] = None,
     precision: Annotated[str, typer.Option(help="fp32 or bf16, for a model")] = "fp32",
     threads: Annotated[int | None, typer.Option(help="threads of one inference")] = None,

@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
-from planish.config import BuildConfig
+from pathlib import Path
+
+from planish.config import BuildConfig, environment
+from planish.ir.graph import Graph
 from planish.passes.apply_rules import ApplyRules
+from planish.passes.assign_layouts import AssignLayouts
+from planish.passes.assign_storage import AssignStorage
 from planish.passes.common_subexpressions import CommonSubexpressions
 from planish.passes.dead_code import DeadCode
 from planish.passes.fold_constants import FoldConstants
 from planish.passes.fold_shapes import FoldShapes
 from planish.passes.fuse_regions import FuseRegions
 from planish.passes.fuse_siblings import FuseSiblings
-from planish.passes.graph_pass import FixedPoint, GraphPass
+from planish.passes.graph_pass import (
+    FixedPoint,
+    GraphPass,
+    PassStatistics,
+    dump_to,
+    run_pipeline,
+)
 from planish.passes.inline_if import InlineIf
 from planish.passes.rules import RULES
+from planish.passes.settle_extents import SettleExtents
+
+
+def optimize(graph: Graph, config: BuildConfig) -> list[PassStatistics]:
+    """Run the whole pipeline on `graph`; return what every pass did.
+
+    With PLANISH_DUMP set, the graph's text is written to that folder after each pass.
+
+    Raises
+    ------
+    PassError
+        Naming the pass that failed.
+    """
+    folder = environment("PLANISH_DUMP")
+    observer = None if not folder else dump_to(Path(folder), graph)
+    return run_pipeline(graph, pipeline(config), check=config.verify, observer=observer)
 
 
 def pipeline(config: BuildConfig) -> list[GraphPass]:
@@ -29,6 +56,8 @@ def pipeline(config: BuildConfig) -> list[GraphPass]:
         simplify(),
         FuseSiblings(),
         FuseRegions(),
+        AssignLayouts(),
+        AssignStorage(),
     ]
 
 
@@ -38,6 +67,7 @@ def simplify() -> GraphPass:
         "simplify",
         [
             InlineIf(),
+            SettleExtents(),
             FoldConstants(),
             FoldShapes(),
             ApplyRules(rule for rule in RULES if rule.stage == "simplify"),

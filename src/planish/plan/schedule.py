@@ -34,7 +34,7 @@ from planish.tactics.tactic import Choice, ExternalKernel, layout_of
 Array = np.ndarray[Any, Any]
 
 
-def make_plan(graph: Graph, choices: Mapping[Node, Choice]) -> tuple[Plan, list[tuple[int, Array]]]:
+def make_plan(graph: Graph, choices: Mapping[Node, Choice]) -> tuple[Plan, WeightPool]:
     """Return the plan of `graph` and its packed weights.
 
     Parameters
@@ -80,7 +80,7 @@ class _Scheduler:
         self.offsets: dict[Value, int] = {}  # roots in the arena
         self.filled: dict[Value, list[Guard]] = {}  # roots whose halo some step has zeroed
 
-    def plan(self) -> tuple[Plan, list[tuple[int, Array]]]:
+    def plan(self) -> tuple[Plan, WeightPool]:
         """Schedule, place, print, verify."""
         self._linearize(self.graph, (), frozenset(regions_of(self.graph)))
         lifetimes = collect_lifetimes(self.order, self.inputs, self.outputs, self.ranges)
@@ -107,7 +107,7 @@ class _Scheduler:
         )
         verify_memory(placements, arena, lifetimes.accesses, self.graph.inputs)
         verify_plan(plan)
-        return plan, self.weights.arrays
+        return plan, self.weights
 
     # -- order -----------------------------------------------------------------------------------
 

@@ -13,14 +13,11 @@ slow drifts of a shared machine do not decide.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from planish.errors import CompileError
-from planish.tactics.bench import Bench, Trial
+from planish.tactics.bench import Bench, Measured, Trial
 from planish.tactics.select import Candidate, Group, build_kernel
 from planish.tactics.tactic import ExternalKernel
 from planish.tactics.target import Target
@@ -39,8 +36,7 @@ class Tuner:
     groups : list of Group
         In network order; their `times` and `rejected` are filled in.
     target : Target
-    compile : callable
-        C source of a translation unit to the bytes of a shared object.
+    bench : Bench
     time_left : callable
         Seconds that tuning may still take; tuning stops when it is not positive.
     progress : callable
@@ -80,7 +76,7 @@ class Tuner:
             if start > 0:
                 contenders.insert(0, group.best)
             trials.extend(self._trials(group, contenders))
-        self._measure([trial for trial in trials if trial is not None])
+        self._measure(trials)
 
     def _trials(self, group: Group, contenders: Sequence[Candidate]) -> list[Trial]:
         trials = []
@@ -109,29 +105,14 @@ class Tuner:
             self._judge([(t, r) for t, r in zip(trials, results, strict=True)
                          if t.group.key == group])  # fmt: skip
 
-    def _judge(self, measured: Sequence[tuple[Trial, MeasuredTrial]]) -> None:
+    def _judge(self, measured: Sequence[tuple[Trial, Measured]]) -> None:
         group = measured[0][0].group
         incumbent, first = measured[0]
         known = group.times.get(incumbent.candidate.label)
-        drift = known / first.median if known else 1.0
+        drift = known / first.microseconds if known else 1.0
         for trial, result in measured:
             label = trial.candidate.label
-            if result.error > trial.tolerance:
-                group.rejected[label] = f"differs from {incumbent.candidate.label} by {result.error:.2g}"
-                continue
-            if label not in group.times:
-                group.times[label] = result.median * drift
-
-
-@dataclass(frozen=True)
-class MeasuredTrial:
-    """Median microseconds of a trial, and its largest difference from its group's first trial."""
-
-    median: float
-    error: float
-
-
-def summarise(samples: Sequence[np.ndarray], errors: Sequence[float]) -> list[MeasuredTrial]:
-    """Return the median of each trial's samples (microseconds) with its error."""
-    return [MeasuredTrial(statistics.median(map(float, s)), e)
-            for s, e in zip(samples, errors, strict=True)]  # fmt: skip
+            if result.difference is not None:
+                group.rejected[label] = f"not as {incumbent.candidate.label}: {result.difference}"
+            elif label not in group.times:
+                group.times[label] = result.microseconds * drift

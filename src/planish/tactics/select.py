@@ -8,13 +8,14 @@ rank; measured times, from the timing cache or the autotuner, replace it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from planish.config import BuildConfig
 from planish.errors import TacticError
 from planish.ir.graph import Graph, Node
 from planish.ops.op import op_of
+from planish.plan.plan import Plan
 from planish.tactics.cost_model import estimate_microseconds
 from planish.tactics.region import region_key, region_of, regions_of
 from planish.tactics.tactic import Choice, Config, ExternalKernel, Kernel, Region, Tactic
@@ -121,6 +122,16 @@ def choices_of(groups: Sequence[Group], target: Target) -> dict[Node, Choice]:
 def build_kernel(candidate: Candidate, region: Region, target: Target) -> Kernel | ExternalKernel:
     """Build `candidate` for `region`."""
     return candidate.tactic.build(region, candidate.config, target)
+
+
+def kernels_of(graph: Graph, plan: Plan, choices: Mapping[Node, Choice]) -> dict[str, Kernel]:
+    """Return the native kernels of `plan`, which was made from `graph`, by `Step.function`."""
+    chosen = [choices[node].kernel for node in regions_of(graph)]
+    return {
+        step.function: kernel
+        for step, kernel in zip(plan.steps, chosen, strict=True)
+        if step.function is not None and isinstance(kernel, Kernel)
+    }
 
 
 def apply_cache(groups: Sequence[Group], cache: TimingCache) -> None:

@@ -25,7 +25,11 @@ class Clock(Protocol):
 
 
 def tune(
-    groups: Sequence[Group], target: Target, config: BuildConfig, compile_trials: Compile, clock: Clock
+    groups: Sequence[Group],
+    target: Target,
+    config: BuildConfig,
+    compile_trials: Compile,
+    clock: Clock,
 ) -> str:
     """Fill in the groups' measured times as the configuration asks; return what was done.
 
@@ -38,7 +42,9 @@ def tune(
     apply_cache(groups, cache)
     if config.tune == "cache":
         return "cache"
-    Tuner(groups, target, Bench(target, compile_trials), clock.tuning_time_left, clock.progress).run()
+    Tuner(
+        groups, target, Bench(target, compile_trials), clock.tuning_time_left, clock.progress
+    ).run()
     for group in groups:
         for label, microseconds in group.times.items():
             cache.record(group.key, label, microseconds)

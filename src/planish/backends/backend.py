@@ -1,0 +1,42 @@
+"""What the build needs of a device, and the table of devices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from planish.backends.cpu.backend import CpuBackend
+from planish.engine.parts import NativeCode
+from planish.plan.plan import Plan
+from planish.tactics.tactic import Kernel, Tactic
+from planish.tactics.target import Target
+
+
+class Backend(Protocol):
+    """One device: detection, tactics, and turning kernels into loadable code."""
+
+    def detect(self, threads: int | None) -> Target:
+        """Return this machine as a target."""
+
+    def tactics(self) -> list[Tactic]:
+        """Return every tactic of the device, the declared fallback included."""
+
+    def assemble(
+        self,
+        plan: Plan,
+        kernels: Mapping[str, Kernel],
+        target: Target,
+        timeout: float | None = None,
+    ) -> NativeCode:
+        """Compile the kernels of `plan` (by `Step.function`) and its driver.
+
+        Raises CompileError when that fails or takes longer than `timeout` seconds.
+        """
+
+
+BACKENDS: dict[str, type[Backend]] = {"cpu": CpuBackend}
+
+
+def backend_for(device: str) -> Backend:
+    """Return the backend of a device that `BuildConfig` accepts."""
+    return BACKENDS[device]()

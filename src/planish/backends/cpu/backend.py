@@ -1,0 +1,49 @@
+"""The CPU as a backend: generated C, one translation unit an engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from planish.backends.cpu.codegen.compile import compile_source, find_compiler
+from planish.backends.cpu.codegen.driver import print_driver
+from planish.backends.cpu.device import compile_flags, detect
+from planish.backends.cpu.tactics import discover
+from planish.backends.reference.tactic import ReferenceTactic
+from planish.config import environment
+from planish.engine.parts import NativeCode
+from planish.plan.plan import Plan
+from planish.tactics.tactic import Kernel, Tactic
+from planish.tactics.target import Target
+
+
+class CpuBackend:
+    """Detection, tactics and compilation for x86-64 CPUs."""
+
+    def detect(self, threads: int | None) -> Target:
+        """Return this machine as a target."""
+        return detect(threads)
+
+    def tactics(self) -> list[Tactic]:
+        """Return the generated kernels, libraries, and the numpy reference."""
+        return [*discover(), ReferenceTactic()]
+
+    def assemble(
+        self,
+        plan: Plan,
+        kernels: Mapping[str, Kernel],
+        target: Target,
+        timeout: float | None = None,
+    ) -> NativeCode:
+        """Print and compile one translation unit; see `Backend.assemble`."""
+        source = print_driver(plan, kernels)
+        compiler = find_compiler()
+        flags = compile_flags(target.features)
+        code = compile_source(source, flags, timeout=timeout, compiler=compiler)
+        folder = environment("PLANISH_DUMP")
+        if folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            Path(folder, f"engine-{os.getpid()}.c").write_text(source)
+        features = tuple(sorted(target.features))
+        return NativeCode(source, code, features, compiler.version, target.threads)

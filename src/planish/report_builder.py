@@ -1,0 +1,75 @@
+"""Collects what the stages of a build did into a BuildReport."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from planish.build_clock import BuildClock
+from planish.config import BuildConfig
+from planish.ir.graph import Node
+from planish.passes.graph_pass import PassStatistics
+from planish.plan.plan import Plan
+from planish.report import BuildReport, LayerReport, PassReport
+from planish.tactics.select import operations_of
+from planish.tactics.tactic import Choice
+from planish.tactics.target import Target
+
+
+def make_report(
+    model: object,
+    imported: int,
+    passes: Sequence[PassStatistics],
+    choices: Mapping[Node, Choice],
+    plan: Plan,
+    target: Target,
+    config: BuildConfig,
+    clock: BuildClock,
+    tuned: str,
+    warnings: Sequence[str] = (),
+) -> BuildReport:
+    """Return the report of a finished build."""
+    return BuildReport(
+        model=Path(model).name if isinstance(model, str | Path) else "model",
+        target={"device": target.device, "threads": target.threads,
+                "features": sorted(target.features)},
+        precision=config.precision,
+        stages=tuple(clock.stages),
+        passes=tuple(PassReport(s.name, s.before, s.after, round(s.seconds, 4), dict(s.counts))
+                     for s in passes),
+        layers=tuple(_layer(choice) for choice in choices.values()),
+        memory=asdict(plan.memory),
+        warnings=tuple(warnings),
+        nodes_imported=imported,
+        tuned=tuned,
+    )  # fmt: skip
+
+
+def _layer(choice: Choice) -> LayerReport:
+    region = choice.region
+    settings = ",".join(f"{key}={value}" for key, value in sorted(choice.config.items()))
+    return LayerReport(
+        name=region.name,
+        layers=str(region.node.source),
+        operations=operations_of(region),
+        shape="x".join(str(dim) for dim in region.outputs[0].shape),
+        precision=_precision(choice),
+        tactic=choice.tactic,
+        config="{" + settings + "}",
+        microseconds=None if choice.microseconds is None else round(choice.microseconds, 2),
+        alternatives=tuple((label, round(t, 2)) for label, t in choice.alternatives),
+        refusals=choice.refusals,
+    )
+
+
+def _precision(choice: Choice) -> str:
+    """Return the narrowest float type among the region's operands and weights: what it runs in."""
+    region = choice.region
+    values: list[Any] = [operand.value for operand in (*region.inputs, *region.outputs)]
+    values += region.body.constants()
+    floats = {value.dtype for value in values if value.dtype.is_float}
+    if not floats:
+        return str(region.outputs[0].dtype)
+    return str(min(floats, key=lambda dtype: (dtype.bits, dtype.name)))

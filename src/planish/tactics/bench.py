@@ -1,0 +1,238 @@
+"""The autotuner's bench: candidate kernels as steps of one plan, run by the real runtime.
+
+Every group of regions gets one set of random inputs, every trial its own output and packed
+constants. Before anything is timed, each trial's outputs are compared with those of its group's
+first trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from planish.engine.parts import NativeCode
+from planish.ir.shape import Dim, evaluate
+from planish.ops.tolerance import mismatch, tolerance_of
+from planish.plan.plan import Binding, MemoryReport, Plan, Step
+from planish.plan.plan import Operand as PlanOperand
+from planish.runtime.context import ExecutionContext
+from planish.runtime.executor import Executor
+from planish.runtime.memory import allocate
+from planish.runtime.native import NativeObject
+from planish.runtime.shapes import BoundShapes
+from planish.tactics.select import Candidate, Group
+from planish.tactics.tactic import ExternalKernel, Kernel, Operand, Region
+from planish.tactics.target import Target
+
+ALIGNMENT = 256
+SLACK = 256  # bytes behind every buffer that kernels may read
+
+Compile = Callable[[Plan, Mapping[str, Kernel], Target], NativeCode]
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate for a group, built for the group's representative region."""
+
+    group: Group
+    candidate: Candidate
+    kernel: Kernel | ExternalKernel
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Median microseconds of a trial; `difference` says how its results are wrong, if they are."""
+
+    microseconds: float
+    difference: str | None
+
+
+class Bench:
+    """Compiles and times trials.
+
+    Parameters
+    ----------
+    target : Target
+    compile_plan : callable
+        Plan and kernels by function name to compiled code.
+    """
+
+    def __init__(self, target: Target, compile_plan: Compile) -> None:
+        self.target = target
+        self.compile_plan = compile_plan
+
+    def measure(self, trials: Sequence[Trial], rounds: int) -> list[Measured]:
+        """Return a measurement of each trial.
+
+        Raises
+        ------
+        CompileError
+            When the compiler refuses the kernels.
+        """
+        order = _interleaved(trials)
+        layout = _Layout()
+        steps = [layout.step(index, trial) for index, trial in enumerate(order)]
+        plan = layout.plan(steps)
+        kernels = {f"trial{index}": trial.kernel for index, trial in enumerate(order)
+                   if isinstance(trial.kernel, Kernel)}  # fmt: skip
+        native = None
+        if kernels:
+            native = NativeObject(self.compile_plan(plan, kernels, self.target).code)
+        executor = Executor(plan, native, layout.weights(), self.target.threads)
+        context = executor.create_context()
+        context.bind(BoundShapes(layout.bindings, ()))
+        try:
+            differences = layout.check(order, executor, context)
+            samples = np.zeros((rounds, len(order)), np.uint64)
+            for row in samples:
+                executor.run_timed(context, [], [], row)
+        finally:
+            if native is not None:
+                native.close()
+        medians = np.median(samples.astype(np.float64), axis=0) / 1e3
+        found = {id(trial): Measured(float(median), difference) for trial, median, difference in
+                 zip(order, medians, differences, strict=True)}  # fmt: skip
+        return [found[id(trial)] for trial in trials]
+
+
+def _interleaved(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials ordered by turn: the first of every group, then the second, and so on."""
+    turns: dict[str, int] = {}
+    keyed = []
+    for position, trial in enumerate(trials):
+        turn = turns.setdefault(trial.group.key, 0)
+        turns[trial.group.key] += 1
+        keyed.append((turn, position, trial))
+    return [trial for _, _, trial in sorted(keyed, key=lambda entry: entry[:2])]
+
+
+class _Layout:
+    """Places buffers of all trials in one arena and their constants in one block of weights."""
+
+    def __init__(self) -> None:
+        self.bindings: dict[str, int] = {}
+        self._ranges: dict[str, tuple[int, int, int]] = {}
+        self._symbols: tuple[str, ...] = ()
+        self._arena = 0
+        self._weights = 0
+        self._constants: list[tuple[int, Array]] = []
+        self._offsets: dict[tuple[int, str], int] = {}
+        self._inputs: dict[str, list[Binding]] = {}
+        self._outputs: list[list[tuple[Binding, Operand]]] = []
+        self._fills: list[tuple[Binding, Operand]] = []
+        self._externals: list[tuple[str, Mapping[str, object]]] = []
+
+    def step(self, index: int, trial: Trial) -> Step:
+        """Return the step that runs `trial`, with memory for its operands."""
+        region = trial.group.representative
+        self._take_symbols(region)
+        key = trial.group.key
+        if key not in self._inputs:
+            self._inputs[key] = [self._buffer(operand) for operand in region.inputs]
+            self._fills += zip(self._inputs[key], region.inputs, strict=True)
+        outputs = [(self._buffer(operand), operand) for operand in region.outputs]
+        self._outputs.append(outputs)
+        packed = tuple(self._constant(array) for array in trial.kernel.packed)
+        kernel = trial.kernel
+        external = None
+        if isinstance(kernel, ExternalKernel):
+            external = len(self._externals)
+            self._externals.append((kernel.kind, kernel.parameters))
+        return Step(
+            name=f"trial{index}", layers=region.name,
+            function=None if isinstance(kernel, ExternalKernel) else f"trial{index}",
+            external=external, bindings=(*self._inputs[key], *(b for b, _ in outputs), *packed),
+            operands=tuple(_plan_operand(o) for o in (*region.inputs, *region.outputs)),
+            outputs=len(outputs),
+            items=1 if isinstance(kernel, ExternalKernel) else kernel.items,
+            scratch_bytes=0 if isinstance(kernel, ExternalKernel) else kernel.scratch_bytes,
+        )  # fmt: skip
+
+    def plan(self, steps: Sequence[Step]) -> Plan:
+        """Return the plan of all steps."""
+        return Plan(
+            inputs=(), outputs=(), symbols=self._symbols, ranges=self._ranges, steps=tuple(steps),
+            memory=MemoryReport(self._arena, 0, 0, self._weights), arena_bytes=self._arena,
+            externals=tuple(self._externals),
+        )  # fmt: skip
+
+    def weights(self) -> Array:
+        """Return the block of packed constants."""
+        memory = allocate(self._weights + SLACK)
+        for offset, array in self._constants:
+            memory[offset : offset + array.nbytes] = _bytes_of(array)
+        return memory
+
+    def check(
+        self, trials: Sequence[Trial], executor: Executor, context: ExecutionContext
+    ) -> list[str | None]:
+        """Fill the inputs, run every trial once, and compare with the first of its group."""
+        generator = np.random.default_rng(0)
+        for binding, operand in self._fills:
+            _fill(self._view(context.arena, binding, operand), operand, generator)
+        executor.run(context, [], [])
+        expected: dict[str, list[Array]] = {}
+        differences: list[str | None] = []
+        for trial, outputs in zip(trials, self._outputs, strict=True):
+            arrays = [self._view(context.arena, binding, operand) for binding, operand in outputs]
+            wanted = expected.setdefault(trial.group.key, arrays)
+            found = [
+                mismatch(got, want, tolerance_of(operand.dtype))
+                for got, want, (_, operand) in zip(arrays, wanted, outputs, strict=True)
+            ]
+            differences.append(next((text for text in found if text is not None), None))
+        return differences
+
+    def _take_symbols(self, region: Region) -> None:
+        self._symbols = region.symbols
+        for name in region.symbols:
+            self._ranges[name] = region.ranges[name]
+            self.bindings[name] = region.ranges[name][1]
+
+    def _buffer(self, operand: Operand) -> Binding:
+        """Reserve memory from the first element of the halo to the last, and return element 0."""
+        before, after = 0, 0
+        for stride, dim, halo in zip(operand.strides, operand.shape, operand.halo, strict=True):
+            step = self._size(stride)
+            before += step * halo[0]
+            after += step * (self._size(dim) - 1 + halo[1])
+        itemsize = operand.dtype.itemsize
+        start = self._arena + before * itemsize
+        self._arena += -(-((before + after + 1) * itemsize + SLACK) // ALIGNMENT) * ALIGNMENT
+        return Binding("arena", 0, start)
+
+    def _constant(self, array: Array) -> Binding:
+        offset = self._weights
+        self._constants.append((offset, array))
+        self._weights += -(-(array.nbytes + SLACK) // ALIGNMENT) * ALIGNMENT
+        return Binding("weights", 0, offset)
+
+    def _view(self, arena: Array, binding: Binding, operand: Operand) -> Array:
+        shape = tuple(self._size(dim) for dim in operand.shape)
+        itemsize = operand.dtype.itemsize
+        strides = tuple(self._size(stride) * itemsize for stride in operand.strides)
+        return np.ndarray(
+            shape, operand.dtype.numpy, arena.data, self._size(binding.offset), strides
+        )
+
+    def _size(self, dim: Dim) -> int:
+        return evaluate(dim, self.bindings)
+
+
+def _plan_operand(operand: Operand) -> PlanOperand:
+    return PlanOperand(operand.dtype.name, operand.shape, operand.strides)
+
+
+def _bytes_of(array: Array) -> Array:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def _fill(view: Array, operand: Operand, generator: np.random.Generator) -> None:
+    """Write random values: normal floats; integers of 0 and 1, which are in range as indices."""
+    if operand.dtype.is_float:
+        view[...] = generator.standard_normal(view.shape, np.float32).astype(operand.dtype.numpy)
+    else:
+        view[...] = generator.integers(0, 2, view.shape).astype(operand.dtype.numpy)
