@@ -127,7 +127,8 @@ def _symbolic_extent(
         return None
     for position, array in enumerate(arrays):
         if array is not None and position not in sample.constant and array.ndim:
-            return int(array.shape[axis])
+            extent = int(array.shape[axis])
+            return extent if extent > 1 else None  # a symbol is never taken to be broadcast
     return None
 
 

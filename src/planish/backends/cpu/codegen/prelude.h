@@ -522,3 +522,14 @@ PLANISH_INLINE int64_t planish_reflect_i64(int64_t i, int64_t n) {
     const int64_t at = period > 0 ? planish_mod_i64(i, period) : 0;
     return at < n ? at : period - at;
 }
+
+/* ---- windows --------------------------------------------------------------------------------- */
+
+/* Taps of a window lie at start + k * dilation for k < taps: the first k at or after `low`, and
+ * the first k at or after `high` (at most taps). */
+PLANISH_INLINE int64_t planish_first_tap(int64_t start, int64_t dilation, int64_t taps, int64_t low) {
+    return start >= low ? 0 : planish_min_i64(taps, (low - start + dilation - 1) / dilation);
+}
+PLANISH_INLINE int64_t planish_last_tap(int64_t start, int64_t dilation, int64_t taps, int64_t high) {
+    return start >= high ? 0 : planish_min_i64(taps, (high - start + dilation - 1) / dilation);
+}
