@@ -30,6 +30,14 @@ ORT_OPSETS = (21, 24, OPSET)
 FOREIGN = (BF16, F8E4M3, F8E5M2, I4, U4)
 
 
+# (operator, input, axis): extents that the operator itself fixes, so no model has them symbolic
+FIXED_EXTENTS = {
+    ("GridSample", 1, 3),  # coordinates of a point in a plane
+    ("GridSample", 1, 4),  # and in space
+    ("NonMaxSuppression", 0, 2),  # the four numbers of a box
+}
+
+
 def attributes_of(op: type[Op], sample: Sample) -> dict[str, Any]:
     """Return all attributes of a node for `sample`, defaults filled in."""
     unknown = set(sample.attributes) - set(op.attributes)
@@ -52,7 +60,12 @@ def node_of(op: type[Op], sample: Sample, symbolic: bool = False) -> Node:
         else:
             shape: tuple[Dim, ...] = array.shape
             if symbolic:
-                shape = tuple(symbol(f"s{dim}") if dim > 1 else dim for dim in array.shape)
+                shape = tuple(
+                    symbol(f"s{dim}")
+                    if dim > 1 and (op.name, index, axis) not in FIXED_EXTENTS
+                    else dim
+                    for axis, dim in enumerate(array.shape)
+                )
             inputs.append(graph.add_input(f"x{index}", dtype_of(array), shape))
     outputs = [Value(f"y{index}", F32, None) for index in range(sample.outputs)]
     return graph.append(Node(op.name, inputs, outputs, attributes_of(op, sample)))

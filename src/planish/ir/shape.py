@@ -42,6 +42,7 @@ class Atom:
         return f"{self.name}({', '.join(map(str, self.arguments))})"
 
 
+MAX_QUOTIENT_TERMS = 32  # longer quotients are not looked for
 Monomial = tuple[Atom, ...]  # sorted by text; the empty product is 1
 
 
@@ -298,22 +299,34 @@ def _multiply(a: Dim, b: Dim) -> Dim:
 
 
 def _divide_exactly(a: Dim, b: Dim) -> Dim | None:
-    """Return a / b when `b` is one monomial that divides every term of `a`."""
+    """Return a / b when that is a polynomial with integer coefficients, else None.
+
+    Long division by the leading term. The order of terms need not be a monomial order: a quotient
+    is returned only where the remainder becomes zero, so q * b == a holds in any case.
+    """
     divisor = _terms(b)
-    if len(divisor) != 1:
-        return 1 if a == b else None
-    ((monomial, coefficient),) = divisor.items()
-    terms: dict[Monomial, int] = {}
-    for other, value in _terms(a).items():
-        rest = list(other)
-        for atom in monomial:
-            if atom not in rest:
-                return None
-            rest.remove(atom)
-        if value % coefficient:
+    if not divisor:
+        return None
+    lead, coefficient = min(divisor.items(), key=lambda item: _monomial_key(item[0]))
+    quotient: dict[Monomial, int] = {}
+    remainder: Dim = a
+    while (rest := _terms(remainder)) and len(quotient) <= MAX_QUOTIENT_TERMS:
+        monomial, value = min(rest.items(), key=lambda item: _monomial_key(item[0]))
+        factor = _divide_monomial(monomial, lead)
+        if factor is None or value % coefficient or factor in quotient:
             return None
-        terms[tuple(rest)] = value // coefficient
-    return _from_terms(terms)
+        quotient[factor] = value // coefficient
+        remainder = remainder - _from_terms({factor: value // coefficient}) * b
+    return _from_terms(quotient) if remainder == 0 else None
+
+
+def _divide_monomial(a: Monomial, b: Monomial) -> Monomial | None:
+    rest = list(a)
+    for atom in b:
+        if atom not in rest:
+            return None
+        rest.remove(atom)
+    return tuple(rest)
 
 
 def _monomial_key(monomial: Monomial) -> tuple[bool, int, str]:
