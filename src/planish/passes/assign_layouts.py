@@ -196,7 +196,7 @@ class _Assignment:
         """Insert a copy of `value` before `node` that meets `need`, and return it."""
         order = need.order or self._copy_order(value, need)
         halo = need.halo
-        if need.order is not None:
+        if value.rank in CHANNEL_RANKS and order == Layout.channels_last(value.rank).order:
             # one form serves every convolution that reads the value
             halo = widest(halo, self.wishes.needed_halo(value))
             halo = _with_few_channels(value, halo)

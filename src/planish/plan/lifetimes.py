@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from planish.errors import PlanError
 from planish.ir.graph import Node, Value
-from planish.ir.layout import Layout
+from planish.ir.layout import Halo, Layout
 from planish.ir.shape import Dim
 from planish.plan.memory import Buffer, Ranges, upper_bound
 
@@ -122,7 +122,7 @@ def _in_place(
         if node.attributes["kind"] != "pointwise" or len(node.outputs) != 1:
             continue
         output = node.outputs[0]
-        if root_of(output) is not output or first.get(output) != step or _padded(output):
+        if root_of(output) is not output or first.get(output) != step:
             continue
         readers = [root_of(value) for value in node.present_inputs]
         for value, root in zip(node.present_inputs, readers, strict=True):
@@ -133,22 +133,24 @@ def _in_place(
     return replaced
 
 
-def _padded(value: Value) -> bool:
-    return value.layout is not None and value.layout.has_halo
-
-
 def _same_place(value: Value, root: Value, output: Value) -> bool:
-    """Whether `value` fills its root exactly as `output` will fill its own memory."""
-    if value.storage is None or output.storage is None or _padded(root):
+    """Whether `value` fills its root, halo included, exactly as `output` will fill its memory."""
+    if value.storage is None or output.storage is None:
         return False
     same_view = (
         value.shape == output.shape
-        and value.storage.offset == 0 == output.storage.offset
+        and value.storage.offset == output.storage.offset
         and value.storage.strides == output.storage.strides
     )
     return same_view and (
-        root.dtype.itemsize == output.dtype.itemsize and _elements(root) == _elements(output)
+        root.dtype.itemsize == output.dtype.itemsize
+        and _halo(value) == _halo(output)
+        and _elements(root) == _elements(output)
     )
+
+
+def _halo(value: Value) -> Halo:
+    return value.layout.halo if value.layout is not None else ((0, 0),) * value.rank
 
 
 def _elements(root: Value) -> Dim:
