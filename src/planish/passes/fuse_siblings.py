@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from planish.ir.graph import Graph, Node, Value
-from planish.ir.rewrite import sole_reader, split_constant
+from planish.ir.rewrite import remove_dead, sole_reader, split_constant
 from planish.ops.op import OPS
 from planish.passes.building import channel_vector, constant, emit, emit_many, integers
 from planish.passes.graph_pass import GraphPass
@@ -70,17 +70,13 @@ class FuseSiblings(GraphPass):
         axis = 1 if first.op == "Conv" else fused.rank - 1
         widths = [_width(member.node) for member in members]
         sizes = integers(graph, *widths)
-        parts = emit_many(
-            graph,
-            first,
-            "Split",
-            [fused, sizes],
-            len(members),
-            {"axis": axis},
-            [m.node for m in members],
-        )
+        matched = [member.node for member in members]
+        inputs = [fused, sizes]
+        parts = emit_many(graph, first, "Split", inputs, len(members), {"axis": axis}, matched)
         for end, part in zip(ends, parts, strict=True):
             graph.replace_value(end, part)
+            if end.producer is not None:
+                remove_dead(end.producer, graph)
         self.count(f"sibling {first.op} nodes", len(members))
         self.count(f"joined {first.op} nodes", 1)
         return True
@@ -174,9 +170,8 @@ def _product(members: Sequence[_Member], graph: Graph) -> Value:
         ]
         bias = constant(graph, np.concatenate(vectors), weights[0])
     if first.op == "Conv":
-        return emit(
-            graph, first, "Conv", [first.inputs[0], joined, bias], first.attributes, matched
-        )
+        inputs = [first.inputs[0], joined, bias]
+        return emit(graph, first, "Conv", inputs, first.attributes, matched)
     product = emit(graph, first, "MatMul", [first.inputs[0], joined], matched=matched)
     return product if bias is None else emit(graph, first, "Add", [product, bias])
 

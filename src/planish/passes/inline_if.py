@@ -71,7 +71,7 @@ def _needs_copy(result: Value, graph: Graph, output: Value) -> bool:
 
 
 def _own_outputs(subgraph: Graph) -> bool:
-    """Put an Identity behind every output that no node of `subgraph` computes, or is there twice."""
+    """Put an Identity behind outputs that `subgraph` does not compute itself, or gives twice."""
     changed = False
     seen: set[Value] = set()
     for index, value in enumerate(subgraph.outputs):

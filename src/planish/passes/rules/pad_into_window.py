@@ -17,7 +17,7 @@ NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softplus", "Abs", "Exp", "S
 class PadIntoWindow(Rule):
     """Explicit constant padding of spatial axes becomes the window's own.
 
-    Zeros for a convolution; zeros for an average pool that counts its padding; minus infinity for a
+    Zeros for a convolution; zeros for an average pool, which then counts its padding; minus infinity for a
     max pool, or zeros where the padded tensor is never negative.
     """
 
@@ -48,6 +48,8 @@ class PadIntoWindow(Rule):
         if not all(isinstance(amount, int) and amount >= 0 for amount in (*before, *after)):
             return False
         attributes = {**node.attributes, "auto_pad": "NOTSET", "pads": (*before, *after)}
+        if node.op == "AveragePool":
+            attributes["count_include_pad"] = 1  # the explicit zeros were counted
         inputs = [x, *node.inputs[1:]]
         return finish(node, graph, emit(graph, node, node.op, inputs, attributes, matched=[pad]))
 
@@ -82,8 +84,7 @@ def _is_neutral(
         return fill == 0
     if node.op == "AveragePool":
         own = resolve_padding(node)
-        unpadded = not any((*own.begin, *own.end))
-        return fill == 0 and bool(node.attributes["count_include_pad"]) and unpadded
+        return fill == 0 and (bool(node.attributes["count_include_pad"]) or own.is_zero)
     if not _every_window_touches_data(node, amounts):
         return False
     if fill == -np.inf or fill <= np.finfo(np.float32).min:

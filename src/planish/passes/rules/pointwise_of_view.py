@@ -43,7 +43,11 @@ class PointwiseOfView(Rule):
         operands = _operands(node)
         view = None if operands is None else private_producer(operands[0], graph, *VIEWS)
         x = None if view is None else view.inputs[0]
-        if operands is None or view is None or x is None or not _has_anchor(x, graph):
+        if operands is None or view is None or x is None:
+            return False
+        # a vector may get stuck between two views, where it would be a region of its own
+        movable = operands[1] is None or scalar_of(operands[1]) is not None
+        if not _has_anchor(x, graph, through_views=movable):
             return False
         if operands[0].shape is None or operands[0].shape != node.output.shape:
             return False
@@ -67,7 +71,7 @@ def _operands(node: Node) -> tuple[Value, Value | None] | None:
     return x, None
 
 
-def _has_anchor(x: Value, graph: Graph) -> bool:
+def _has_anchor(x: Value, graph: Graph, through_views: bool) -> bool:
     """Whether an anchor, perhaps with pointwise ops behind it, computes `x` for this view alone."""
     value = x
     for _ in range(8):
@@ -76,6 +80,9 @@ def _has_anchor(x: Value, graph: Graph) -> bool:
         node = value.producer
         if node is None or node.graph is not graph or len(node.outputs) != 1:
             return False
+        if node.op in VIEWS and through_views and node.inputs[0] is not None:
+            value = node.inputs[0]
+            continue
         if OPS[node.op].view:
             return False
         if not OPS[node.op].pointwise:
