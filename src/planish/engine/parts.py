@@ -43,6 +43,14 @@ class PackedWeights:
 
 
 @dataclass(frozen=True)
+class LooseWeights:
+    """Constants that still lie where they were packed, and the size of the memory to fill."""
+
+    bytes: int
+    arrays: Sequence[tuple[int, Array]]
+
+
+@dataclass(frozen=True)
 class NativeCode:
     """The compiled kernels of an engine.
 
@@ -74,7 +82,8 @@ class EngineParts:
     Attributes
     ----------
     plan : Plan
-    weights : Weights
+    weights : Weights or sequence of (offset, array)
+        The size of the memory of a sequence is the plan's `memory.weights`.
     kernels : NativeCode or None
         None when every step is external.
     graph_text : str
@@ -84,7 +93,14 @@ class EngineParts:
     """
 
     plan: Plan
-    weights: Weights
+    weights: Weights | Sequence[tuple[int, Array]]
     kernels: NativeCode | None
     graph_text: str = ""
     report: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def packed(self) -> Weights:
+        """The weights with their size."""
+        if isinstance(self.weights, Sequence):
+            return LooseWeights(self.plan.memory.weights, self.weights)
+        return self.weights

@@ -44,7 +44,7 @@ def write_engine(path: str | Path, parts: EngineParts) -> None:
         for one in placed:
             file.write(one.header)
             if one.member.name == WEIGHTS:
-                for piece in _pieces(parts.weights):
+                for piece in _pieces(parts.packed):
                     file.write(piece)
             else:
                 file.write(contents[one.member.name])
@@ -76,14 +76,14 @@ def _contents(parts: EngineParts) -> tuple[list[Member], dict[str, bytes]]:
     if parts.kernels is not None:
         contents[SOURCE] = parts.kernels.source.encode()
         contents[CODE] = parts.kernels.code
-    checksums, total = _checksums(parts.weights)
+    checksums, total = _checksums(parts.packed)
     contents[MANIFEST] = _manifest(parts, contents, checksums, total)
     members = [
         Member(name, len(contents[name]), zlib.crc32(contents[name]))
         for name in MEMBERS
         if name in contents
     ]
-    return [*members, Member(WEIGHTS, parts.weights.bytes, total)], contents
+    return [*members, Member(WEIGHTS, parts.packed.bytes, total)], contents
 
 
 def _manifest(
@@ -107,7 +107,7 @@ def _manifest(
         "profiles": {name: list(bounds) for name, bounds in sorted(parts.plan.ranges.items())},
         "blake2b": {name: digest(data) for name, data in sorted(contents.items())},
         "weights": {
-            "bytes": parts.weights.bytes,
+            "bytes": parts.packed.bytes,
             "chunk": CHUNK,
             "crc32": list(checksums),
             "crc32_of_all": total,

@@ -63,7 +63,7 @@ class Engine:
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}, expected at least 1", where="Engine")
         plan = parts.plan
-        memory = _weights_memory(parts.weights)
+        memory = _weights_memory(parts.packed)
         self._parts = replace(parts, weights=PackedWeights(memory))
         self._threads = min(threads or built_for, 1024)
         self._native = NativeObject(parts.kernels.code) if parts.kernels else None
@@ -268,8 +268,9 @@ class Engine:
         if info.dtype == STRING.name and array.dtype.kind in "US":
             return array.astype(object)
         wanted = self._input_types[index].name
+        got = array.dtype.name if array.dtype.isnative else f"{array.dtype} (swapped bytes)"
         raise InputError(
-            f"input {info.name!r} has dtype {array.dtype.name}, expected {wanted}",
+            f"input {info.name!r} has dtype {got}, expected {wanted}",
             where=f"engine input {index}",
             fix=f'array.astype("{wanted}")'
             + (" (import ml_dtypes first)" if wanted.startswith(("bfloat", "float8")) else ""),

@@ -66,7 +66,7 @@ def graph_of(parameters: Mapping[str, Any], constants: Sequence[Array]) -> Graph
         for label, (shape, texts) in parameters["strings"].items():
             arrays[label] = np.array(texts, dtype=object).reshape(shape)
         return parse_text(parameters["graph"], arrays)
-    except (KeyError, TypeError, ValueError, GraphError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, GraphError) as error:
         raise EngineFileError(
             f"the parameters of a reference kernel are damaged: {error}",
             fix="build the engine again from its model",
