@@ -325,7 +325,7 @@ class Scan(_ControlFlow):
             sources.append(source[::-1] if turned else source)
         stacks: list[list[Array]] = [[] for _ in body.outputs[count:]]
         for slices in zip(*sources, strict=True):
-            results = run(body, [*states, *(np.ascontiguousarray(part) for part in slices)])
+            results = run(body, [*states, *(np.asarray(part, order="C") for part in slices)])
             states = results[:count]
             for stack, element in zip(stacks, results[count:], strict=True):
                 stack.append(element)
@@ -343,21 +343,24 @@ class Scan(_ControlFlow):
     def samples(cls) -> list[Sample]:
         """Cover axes and directions on both sides."""
         state, forward = random_array(1, 3), random_array(2, 4, 3)
-        body = {"body": _running_sum_body(), "num_scan_inputs": 1}
+        body = {"body": _running_sum_body((3,)), "num_scan_inputs": 1}
+        start, numbers = random_array(3), random_array(4, 5)
+        scalar = {"body": _running_sum_body(()), "num_scan_inputs": 1}
         backward = {"scan_input_directions": (1,), "scan_output_directions": (1,)}
         sideways = {"scan_input_axes": (1,), "scan_output_axes": (1,)}
         return [
             Sample((state, forward), body, outputs=2, name="forward"),
             Sample((state, forward), {**body, **backward}, outputs=2, name="backward"),
             Sample((state, forward.T.copy()), {**body, **sideways}, outputs=2, name="sideways"),
+            Sample((start, numbers), scalar, outputs=2, name="scalar"),
         ]
 
 
-def _running_sum_body() -> Graph:
+def _running_sum_body(shape: Shape) -> Graph:
     """Return a body that adds the slice to the state and gives the sum twice."""
     graph = Graph("running_sum")
-    state, part = graph.add_input("state", F32, (3,)), graph.add_input("part", F32, (3,))
-    total, kept = Value("total", F32, (3,)), Value("kept", F32, (3,))
+    state, part = graph.add_input("state", F32, shape), graph.add_input("part", F32, shape)
+    total, kept = Value("total", F32, shape), Value("kept", F32, shape)
     graph.append(Node("Add", [state, part], [total]))
     graph.append(Node("Identity", [total], [kept]))
     graph.add_output(total)

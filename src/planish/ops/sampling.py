@@ -53,7 +53,7 @@ def reflect(x: Array, low: float, high: float) -> Array:
     return np.asarray(low + np.where(distance > span, 2 * span - distance, distance))
 
 
-class _Sampler:
+class Sampler:
     """Reads x [N,C,...] at pixel coordinates, one array [N,P] an axis."""
 
     def __init__(self, x: Array, padding: str, align_corners: bool) -> None:
@@ -144,7 +144,7 @@ class GridSample(Op):
         x, grid = required(inputs, 0), required(inputs, 1)
         mode = sampling_mode(attributes)
         align = bool(attributes["align_corners"])
-        sampler = _Sampler(widen(x), attributes["padding_mode"], align)
+        sampler = Sampler(widen(x), attributes["padding_mode"], align)
         points = widen(grid).reshape(grid.shape[0], -1, grid.shape[-1])
         axes = len(sampler.extents)
         coordinates = [

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from planish.errors import ShapeError
 from planish.ir.graph import Node
 from planish.ir.shape import Dim, floordiv, product
 from planish.ops.cast import dtype_attribute
@@ -31,7 +30,7 @@ FFT_OPERATIONS = 50  # operations an element, about 5 * log2 of a thousand
 
 def to_complex(x: Array) -> Array:
     """Return x [...,1] or [...,2] (real, imaginary) as complex numbers [...]."""
-    wide = widen(x).astype(np.float64)
+    wide = widen(x)
     return wide[..., 0] if x.shape[-1] == 1 else wide[..., 0] + 1j * wide[..., 1]
 
 
@@ -58,8 +57,10 @@ class DFT(Op):
             return [Inferred(x.dtype, None)]
         axes = (-2,) if node.input(2) is None else integers(node.input(2))
         onesided, inverse = node.attributes["onesided"], node.attributes["inverse"]
+        last = 1 if onesided and inverse else 2
         if axes is None:
-            raise ShapeError("the axis of DFT must be a constant", where=str(node))
+            unknown = (unknown_extent(node, 0, axis) for axis in range(len(x.shape) - 1))
+            return [Inferred(x.dtype, (*unknown, last))]
         axis = normalize_axis(axes[0], len(x.shape), node)
         extent = x.shape[axis]
         length: Dim = (extent - 1) * 2 if onesided and inverse else extent
@@ -68,12 +69,12 @@ class DFT(Op):
             length = unknown_extent(node, 0, axis) if known is None else known[0]
         shape = list(x.shape)
         shape[axis] = floordiv(length, 2) + 1 if onesided and not inverse else length
-        shape[-1] = 1 if onesided and inverse else 2
+        shape[-1] = last
         return [Inferred(x.dtype, tuple(shape))]
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
-        """Call numpy's transforms in double precision."""
+        """Call numpy's transforms."""
         x, given, where = required(inputs, 0), optional(inputs, 1), optional(inputs, 2)
         axis = (-2 if where is None else int(where.reshape(-1)[0])) % x.ndim
         length = None if given is None else int(given.reshape(-1)[0])
@@ -137,7 +138,7 @@ class STFT(Op):
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
-        """Slide, weigh, transform in double precision."""
+        """Slide, weigh, transform."""
         signal, step, window = required(inputs, 0), required(inputs, 1), optional(inputs, 2)
         given = optional(inputs, 3)
         length = signal.shape[1] if window is None else len(window)
