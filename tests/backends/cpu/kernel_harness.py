@@ -18,7 +18,7 @@ from planish.ir.shape import Shape, evaluate
 from planish.tactics.tactic import Kernel, Operand, Region
 
 GUARD = 64  # bytes after every buffer that a kernel must leave alone
-PATTERN = 0xA5
+PATTERN = 0xFF  # a NaN in every float type: reading the guard shows
 
 
 @dataclass

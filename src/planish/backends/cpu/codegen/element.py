@@ -21,24 +21,29 @@ class ElementKind:
     Attributes
     ----------
     dtype : DType
-        Type in memory of both operands.
+        Type in memory of packed weights.
     ctype : str
         Its C type.
     group : int
         Consecutive K elements that one 32-bit lane takes.
+    input_ctype : str
+        C type in memory of the broadcast operand.
     """
 
     dtype: DType
     ctype: str
     group: int
+    input_ctype: str
 
     def padded(self, run: int) -> int:
         """Return `run` K elements rounded up to whole groups."""
         return -(-run // self.group) * self.group
 
 
-FLOAT = ElementKind(F32, "float", 1)
-PAIRS = ElementKind(BF16, "uint16_t", 2)
+FLOAT = ElementKind(F32, "float", 1, "float")
+PAIRS = ElementKind(BF16, "uint16_t", 2, "uint16_t")
+# bf16 on a CPU without bf16 arithmetic: widened as it is broadcast, multiplied as f32
+WIDENED = ElementKind(F32, "float", 1, "uint16_t")
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,12 @@ class VectorUnit:
     def kind_of(self, dtype: DType) -> ElementKind:
         """Return the kind in which operands of `dtype` are multiplied (f32 where there is none)."""
         return PAIRS if dtype is BF16 and self.pairs else FLOAT
+
+    def kind_in_place(self, dtype: DType) -> ElementKind:
+        """Return the kind for an operand that is broadcast from memory of type `dtype`."""
+        if dtype is BF16:
+            return PAIRS if self.pairs else WIDENED
+        return FLOAT
 
 
 def vector_unit(target: Target) -> VectorUnit | None:

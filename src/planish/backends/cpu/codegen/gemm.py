@@ -17,7 +17,7 @@ for long K, where a panel exceeds L2.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from planish.backends.cpu.codegen.element import ElementKind, VectorUnit
@@ -41,6 +41,8 @@ class Blocking:
         "n" or "m": what the outer loop walks.
     tiles, panels : int
         Tiles and panels of an item (0: all).
+    depth : int
+        Longest run of K; a longer one becomes a loop of shorter ones (0: as it is).
     hoist : int
         K loops around the tile loop.
     prefetch : int
@@ -52,6 +54,7 @@ class Blocking:
     order: str = "n"
     tiles: int = 0
     panels: int = 1
+    depth: int = 0
     hoist: int = 0
     prefetch: int = 0
 
@@ -85,6 +88,8 @@ class Problem:
     run : int
         Innermost contiguous K elements.
     epilogue : Epilogue
+    input_offset : Dim
+        Elements from the input's pointer to the first row's first tap (negative into the halo).
     input_pointer, weight_pointer : int
         Indices into the kernel's pointers.
     bias_pointer : int or None
@@ -98,6 +103,7 @@ class Problem:
     loops: tuple[tuple[int, Dim], ...]
     run: int
     epilogue: Epilogue
+    input_offset: Dim
     input_pointer: int
     weight_pointer: int
     bias_pointer: int | None
@@ -137,6 +143,20 @@ class Problem:
         extent = y.extent
         return tile_rows(extent if isinstance(extent, int) else 1, self.x.extent, rows, stackable)
 
+    def with_short_runs(self, limit: int) -> Problem:
+        """Return this problem with the run cut into equal parts of at most `limit`, if it can be.
+
+        The packed weights stay the same: parts are whole groups.
+        """
+        group = self.kind.group
+        if not limit or self.run <= limit or self.run % group:
+            return self
+        parts = -(-self.run // limit)
+        while self.run % (parts * group):
+            parts += 1
+        run = self.run // parts
+        return replace(self, loops=(*self.loops, (parts, run)), run=run)
+
     def column_split(self, vectors: int) -> Columns:
         """Return the panels for at most `vectors` vectors."""
         return split_columns(self.columns, self.unit.lanes, vectors)
@@ -154,7 +174,7 @@ class GemmSource:
 
 def print_gemm(problem: Problem, blocking: Blocking) -> GemmSource:
     """Return the C source of `problem` under `blocking`."""
-    return _Printer(problem, blocking).print()
+    return _Printer(problem.with_short_runs(blocking.depth), blocking).print()
 
 
 @dataclass
@@ -305,7 +325,7 @@ class _Printer:
 
     def tile_parameters(self) -> str:
         ctype = self.problem.kind.ctype
-        text = f"const {ctype} *a, const {ctype} *b, const int64_t *d"
+        text = f"const {self.problem.kind.input_ctype} *a, const {ctype} *b, const int64_t *d"
         text += ", const float *bias" if self.problem.bias_pointer is not None else ""
         text += ", float *acc" if self.buffered else ""
         text += ", int resume, int last" if self.hoisted else ""
@@ -394,8 +414,10 @@ class _Printer:
 
     def print_pointers(self) -> list[str]:
         problem, ctype = self.problem, self.problem.kind.ctype
+        source = f"const {problem.kind.input_ctype} *"
         lines = [
-            f"const {ctype} *const input = (const {ctype} *)p[{problem.input_pointer}];",
+            f"{source}const input = ({source})p[{problem.input_pointer}] + "
+            f"{self.dim(problem.input_offset)};",
             f"const {ctype} *const weights = (const {ctype} *)p[{problem.weight_pointer}];",
         ]
         if problem.bias_pointer is not None:
@@ -432,10 +454,10 @@ class _Printer:
         return lines
 
     def print_item_pointers(self) -> list[str]:
-        problem, ctype = self.problem, self.problem.kind.ctype
+        problem, ctype = self.problem, self.problem.kind.input_ctype
         lines = [f"const {ctype} *const item_a = input{self.outer_offset(0)};"]
         matrix = [
-            f"i{i} * {self.dim(product(a.extent for a in problem.outer[i + 1:] if a.own_weights))}"
+            f"i{i} * {self.dim(product(a.extent for a in problem.outer[i + 1 :] if a.own_weights))}"
             for i, axis in enumerate(problem.outer)
             if axis.own_weights
         ]

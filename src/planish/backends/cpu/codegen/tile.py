@@ -90,7 +90,7 @@ def print_accumulate(
     pointer = "a"
     for level, (count, stride) in enumerate(walk.loops):
         lines.append(f"for (int64_t t{level} = 0; t{level} < {count}; t{level}++) {{")
-        lines.append(f"const {kind.ctype} *a{level} = {pointer} + t{level} * {stride};")
+        lines.append(f"const {kind.input_ctype} *a{level} = {pointer} + t{level} * {stride};")
         pointer = f"a{level}"
     lines += _print_run(tile, walk.run, kind, unit, pointer, prefetch)
     lines += ["}"] * len(walk.loops)
@@ -174,7 +174,10 @@ def _print_step(
 
 def _broadcast(kind: ElementKind, v: str, address: str, single: bool) -> str:
     if kind.group == 1:
-        return f"const {v} x = {v}_set1(*({address}));"
+        value = (
+            f"*({address})" if kind.input_ctype == "float" else f"planish_from_bf16(*({address}))"
+        )
+        return f"const {v} x = {v}_set1({value});"
     return f"const __m512i x = {v}_{'single' if single else 'pair'}({address});"
 
 

@@ -1,0 +1,246 @@
+"""Convolutions of any rank as implicit GEMM: output pixels by output channels over taps x channels.
+
+Nothing is copied: the input lies channels-last with its padding as zeros around it, so a tap is a
+constant offset, and taps that are neighbours in memory merge into one run (a first convolution of
+three channels runs over kernel_w * 3 elements at once). Groups are one more row axis, each with its
+own weights. Bound by FMA throughput except for the streaming of weights at few pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from planish.backends.cpu.codegen.blocking import candidate_blockings
+from planish.backends.cpu.codegen.element import vector_unit
+from planish.backends.cpu.codegen.epilogue import (
+    Epilogue,
+    make_epilogue,
+    refuse_epilogue,
+    split_body,
+)
+from planish.backends.cpu.codegen.gemm import Blocking, Problem, print_gemm
+from planish.backends.cpu.codegen.packing import pack_columns, pack_matrix
+from planish.backends.cpu.codegen.row_axes import Axis, merge_axes
+from planish.errors import TacticError
+from planish.ir.dtypes import BF16, F32
+from planish.ir.graph import Node, Value
+from planish.ir.shape import Dim
+from planish.ops.convolution import Window, window_of
+from planish.tactics.tactic import YES, Config, Kernel, Operand, Region, Support, Tactic, no
+from planish.tactics.target import Target
+
+FLOATS = (F32, BF16)
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class ConvolutionShape:
+    """What the tactics of this folder need to know about one convolution.
+
+    Attributes
+    ----------
+    anchor : Node
+    operand : Operand
+        The input, as it lies in memory (a leading Cast is skipped).
+    index : int
+        Which of the region's inputs it is.
+    window : Window
+    weights : numpy.ndarray
+        [N, C / group, *kernel].
+    bias : numpy.ndarray or None
+        [N].
+    group : int
+    """
+
+    anchor: Node
+    operand: Operand
+    index: int
+    window: Window
+    weights: Array
+    bias: Array | None
+    group: int
+
+    @property
+    def channels(self) -> int:
+        """Input channels of one group."""
+        return int(self.weights.shape[1])
+
+    @property
+    def outputs(self) -> int:
+        """Output channels of one group."""
+        return int(self.weights.shape[0]) // self.group
+
+    @property
+    def begin(self) -> tuple[int, ...]:
+        """Padding before each spatial axis."""
+        return tuple(pair[0] for pair in self.window.padding.static or ())
+
+
+def read_convolution(region: Region) -> ConvolutionShape | str:
+    """Return a Conv region's convolution, or why kernels with constant weights cannot do it."""
+    anchor = region.anchor
+    if region.kind != "Conv" or anchor is None:
+        return "the region is not a convolution"
+    parts = split_body(region.body, anchor)
+    source = input_behind_casts(anchor.present_inputs[0])
+    if source is None or source not in region.body.inputs:
+        return "there are operations before the convolution"
+    weight, bias = anchor.input(1), anchor.input(2)
+    if weight is None or weight.constant is None or (bias is not None and bias.constant is None):
+        return "the weights are not constants"
+    index = region.body.inputs.index(source)
+    operand = region.inputs[index]
+    if operand.dtype not in FLOATS or weight.dtype not in FLOATS:
+        return f"{operand.dtype} x {weight.dtype} is not a product of floats"
+    reason = refuse_epilogue(region, parts)
+    if reason is not None:
+        return reason
+    window = window_of(anchor)
+    if window.padding.static is None:
+        return "the padding is symbolic"
+    group = int(anchor.attributes.get("group", 1))
+    values = None if bias is None else bias.array.astype(np.float32)
+    return ConvolutionShape(anchor, operand, index, window, weight.array, values, group)
+
+
+def input_behind_casts(value: Value) -> Value | None:
+    """Return what a chain of Casts between f32 and bf16 starts from."""
+    while value.producer is not None:
+        node = value.producer
+        if node.op != "Cast" or node.present_inputs[0].dtype not in FLOATS:
+            return None
+        if value.dtype not in FLOATS:
+            return None
+        value = node.present_inputs[0]
+    return value
+
+
+def refuse_memory(shape: ConvolutionShape) -> str | None:
+    """Return why taps cannot be read in place, or None when they can."""
+    operand = shape.operand
+    if operand.strides[1] != 1 and shape.channels * shape.group > 1:
+        return "the input's channels are not contiguous"
+    if not isinstance(operand.strides[-1], int):
+        return "the input's innermost spatial stride is symbolic"
+    pairs = shape.window.padding.static or ()
+    for (before, after), (have_before, have_after) in zip(pairs, operand.halo[2:], strict=True):
+        if before > have_before or after > have_after:
+            return "the input has no zeros around it for the padding"
+    if shape.window.ceil_mode:
+        return "ceil_mode"
+    return None
+
+
+class GemmConvolution(Tactic):
+    """Convolution with constant weights as implicit GEMM; see the module's docstring."""
+
+    name: ClassVar[str] = "gemm_conv"
+    rank: ClassVar[int] = 20
+
+    def supports(self, region: Region, target: Target) -> Support:
+        """Accept constant weights and channels-last inputs that hold their padding."""
+        if vector_unit(target) is None:
+            return no("the CPU has no AVX2")
+        shape = read_convolution(region)
+        if isinstance(shape, str):
+            return no(shape)
+        reason = refuse_memory(shape)
+        return YES if reason is None else no(reason)
+
+    def configs(self, region: Region, target: Target) -> list[Config]:
+        """Return blockings, the best guess of the cost model first."""
+        problem, _ = _problem(region, target)
+        bindings = {name: opt for name, (_, opt, _) in region.ranges.items()}
+        return [b.as_config() for b in candidate_blockings(problem, target, bindings)]
+
+    def build(self, region: Region, config: Config, target: Target) -> Kernel:
+        """Return the kernel of one blocking."""
+        problem, matrices = _problem(region, target)
+        printed = print_gemm(problem, Blocking.of(config))
+        packed = [*problem.epilogue.arrays]
+        packed.append(pack_matrix(matrices, problem.run, printed.columns, problem.kind))
+        if problem.bias_pointer is not None and problem.epilogue.bias is not None:
+            bias = problem.epilogue.bias.reshape(len(matrices), -1)
+            packed.append(pack_columns(bias, printed.columns))
+        return Kernel(
+            printed.source, printed.items, tuple(packed), printed.scratch_bytes, problem.unit.isa
+        )
+
+
+def _problem(region: Region, target: Target) -> tuple[Problem, Array]:
+    """Return the GEMM of a region that is supported, and its weight matrices [groups, K, N]."""
+    shape, unit = read_convolution(region), vector_unit(target)
+    if isinstance(shape, str) or unit is None:
+        raise TacticError(f"gemm_conv cannot do it: {shape}", where=region.name)
+    kind = unit.kind_in_place(shape.operand.dtype)
+    epilogue = make_epilogue(region, split_body(region.body, shape.anchor), 1, shape.bias)
+    loops, run, padded = _walk(shape)
+    first = len(region.inputs) + len(region.outputs) + len(epilogue.arrays)
+    begin = shape.begin
+    problem = Problem(
+        unit=unit,
+        kind=kind,
+        symbols=region.symbols,
+        axes=tuple(merge_axes(_axes(shape, epilogue))),
+        columns=shape.outputs,
+        loops=loops,
+        run=run,
+        epilogue=epilogue,
+        input_offset=sum(
+            (-pad * s for pad, s in zip(begin, shape.operand.strides[2:], strict=True)), start=0
+        ),
+        input_pointer=shape.index,
+        weight_pointer=first,
+        bias_pointer=None if epilogue.bias is None else first + 1,
+    )
+    return problem, _matrices(shape, padded)
+
+
+def _axes(shape: ConvolutionShape, epilogue: Epilogue) -> list[Axis]:
+    """Return the row axes: groups, batch, spatial axes; groups are cut out of the channel axis."""
+    extents = shape.anchor.output.known_shape
+    accesses = epilogue.accesses
+    axes = []
+    if shape.group > 1:
+        steps = [access.strides[1] * shape.outputs for access in accesses]
+        axes.append(Axis(shape.group, (shape.channels, *steps), own_weights=True))
+    batch = [access.strides[0] for access in accesses]
+    axes.append(Axis(extents[0], (shape.operand.strides[0], *batch)))
+    for axis, step in enumerate(shape.window.strides, start=2):
+        strides = [access.strides[axis] for access in accesses]
+        axes.append(Axis(extents[axis], (shape.operand.strides[axis] * step, *strides)))
+    return axes
+
+
+def _walk(shape: ConvolutionShape) -> tuple[tuple[tuple[int, Dim], ...], int, int]:
+    """Return the outer K loops, the run, and the channels that the run counts (with slack)."""
+    strides = shape.operand.strides[2:]
+    channels, pixel = shape.channels, strides[-1]
+    slack = shape.operand.halo[1][1]
+    if shape.group == 1 and isinstance(pixel, int) and channels < pixel <= channels + slack:
+        # the zeros behind a pixel's channels make neighbouring pixels one run
+        channels = pixel if shape.window.kernel[-1] > 1 else channels
+    run, loops = channels, []
+    taps = zip(shape.window.kernel, shape.window.dilations, strides, strict=True)
+    for count, dilation, stride in reversed(list(taps)):
+        step = stride * dilation
+        if count == 1:
+            continue
+        if not loops and step == run:
+            run *= count
+            continue
+        loops.insert(0, (count, step))
+    return tuple(loops), run, channels
+
+
+def _matrices(shape: ConvolutionShape, channels: int) -> Array:
+    """Return the weights as [groups, taps * channels, outputs], channels padded with zeros."""
+    weights = shape.weights.reshape(shape.group, shape.outputs, shape.channels, -1)
+    weights = weights.transpose(0, 3, 2, 1)  # groups, taps, channels, outputs
+    if channels > shape.channels:
+        widths = [(0, 0), (0, 0), (0, channels - shape.channels), (0, 0)]
+        weights = np.pad(weights, widths)
+    return np.ascontiguousarray(weights).reshape(shape.group, -1, shape.outputs)
