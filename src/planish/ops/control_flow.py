@@ -16,7 +16,7 @@ from planish.errors import GraphError, ShapeError
 from planish.ir.declarations import REQUIRED
 from planish.ir.dtypes import BOOL, F32, I64
 from planish.ir.graph import Graph, Node, Value
-from planish.ir.shape import Dim, Shape, symbols_of
+from planish.ir.shape import Dim, Shape, evaluate, symbols_of
 from planish.ops.content import contents
 from planish.ops.numeric import optional, random_array, required
 from planish.ops.op import (
@@ -186,7 +186,9 @@ class Loop(_ControlFlow):
                 stack.append(element)
             iteration += 1
         values = body.outputs[1 + len(carried) :]
-        stacked = [_stack(stack, value, 0) for stack, value in zip(stacks, values, strict=True)]
+        known = known_symbols(node, inputs)
+        pairs = zip(stacks, values, strict=True)
+        stacked = [_stack(stack, value, 0, known) for stack, value in pairs]
         return [*carried, *stacked]
 
     @classmethod
@@ -219,11 +221,26 @@ def _stacked(node: Node, output: int, element: Shape | None, count: Dim, axis: i
     )
 
 
-def _stack(elements: list[Array], value: Value, axis: int) -> Array:
+def known_symbols(node: Node, inputs: Inputs) -> dict[str, int]:
+    """Return the extents of symbols that the shapes of `inputs` reveal."""
+    known: dict[str, int] = {}
+    for value, array in zip(node.inputs, inputs, strict=True):
+        if value is None or array is None or value.shape is None:
+            continue
+        for dim, extent in zip(value.shape, array.shape, strict=True):
+            names = symbols_of(dim)
+            if len(names) == 1 and str(dim) in names:
+                known[str(dim)] = extent
+    return known
+
+
+def _stack(elements: list[Array], value: Value, axis: int, known: Mapping[str, int]) -> Array:
     """Return `elements` stacked; none of them gives extent 0 there (and where unknown)."""
     if elements:
         return np.stack(elements, axis=axis)
-    shape = [dim if isinstance(dim, int) else 0 for dim in value.shape or ()]
+    shape = [
+        evaluate(dim, known) if symbols_of(dim) <= set(known) else 0 for dim in value.shape or ()
+    ]
     place = axis % (len(shape) + 1)
     return np.zeros((*shape[:place], 0, *shape[place:]), dtype=value.dtype.numpy)
 
@@ -331,8 +348,9 @@ class Scan(_ControlFlow):
                 stack.append(element)
         out_axes = node.attributes["scan_output_axes"] or (0,) * len(stacks)
         out_turns = node.attributes["scan_output_directions"] or (0,) * len(stacks)
+        known = known_symbols(node, inputs)
         stacked = [
-            _stack(stack[::-1] if turned else stack, value, axis)
+            _stack(stack[::-1] if turned else stack, value, axis, known)
             for stack, value, axis, turned in zip(
                 stacks, body.outputs[count:], out_axes, out_turns, strict=True
             )
