@@ -130,7 +130,7 @@ class Attention(Op):
         bias = attention_bias(optional(inputs, 3), optional(inputs, 6), scores, past, attributes)
         biased = scores + bias
         weights = masked_softmax(biased, bias)
-        states = (raw if not cap else scores, scores, biased, weights)
+        states = (raw, scores, biased, weights)
         state = states[attributes["qk_matmul_output_mode"]]
         out = weights @ wide_v
         if query.ndim == 3:
