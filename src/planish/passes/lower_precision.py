@@ -1,0 +1,253 @@
+"""Store float32 values as bf16 where that makes the model faster (``precision="bf16"``).
+
+What gains from bf16 are products: convolutions and matmuls, whose weights and operands shrink and
+whose instructions are twice as fast or better. So the pass finds them (*products*), runs them on
+bf16 operands, and stores in bf16 whatever lies between two products: normalizations, activations,
+residual additions, pooling, softmax. What comes before the first product (embedding of positions,
+spectrograms, masks) and after the last one (box decoding, scores) stays float32, because there is
+nothing to gain and coordinates do not fit into eight bits of mantissa. Operators whose results
+jump with small changes (TopK, ArgMax, CumSum, ...) and recurrent cells read and write float32.
+
+Arithmetic is float32 in registers everywhere: a Cast only says how a value is stored, and fuses
+into the region that writes or reads it. Graph inputs and outputs keep their types.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from planish.ir.declarations import DECLARED
+from planish.ir.dtypes import BF16, F32, DType
+from planish.ir.graph import Graph, Node, Value
+from planish.ir.source import Source
+from planish.ops.op import op_of
+from planish.passes.graph_pass import GraphPass
+
+PRODUCTS = frozenset(
+    {
+        "Attention",
+        "Conv",
+        "ConvTranspose",
+        "FusedMatMul",
+        "Gemm",
+        "MatMul",
+        "com.microsoft.Attention",
+        "com.microsoft.FusedConv",
+        "com.microsoft.FusedGemm",
+        "com.microsoft.FusedMatMul",
+        "com.microsoft.MultiHeadAttention",
+    }
+)
+# not pointwise, but as good on rounded operands as on exact ones
+LOWERABLE = frozenset(
+    {
+        "AveragePool",
+        "BatchNormalization",
+        "Concat",
+        "DepthToSpace",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "GroupNormalization",
+        "Identity",
+        "InstanceNormalization",
+        "LRN",
+        "LayerNormalization",
+        "LogSoftmax",
+        "LpNormalization",
+        "MaxPool",
+        "Pad",
+        "RMSNormalization",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceMin",
+        "ReduceSum",
+        "Reshape",
+        "Resize",
+        "Slice",
+        "Softmax",
+        "SpaceToDepth",
+        "Split",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
+# pointwise, but their operands are angles, exponents or bits that rounding would spoil
+EXACT = frozenset({"Cast", "Cos", "Sin", "Tan", "Mod", "BitCast", "CastLike", "Round", "Floor"})
+# operands that stay float32 in a bf16 node: accumulated in registers, or no data
+FLOAT_SLOTS: dict[str, tuple[int, ...]] = {
+    "BatchNormalization": (1, 2, 3, 4),
+    "Conv": (2,),
+    "ConvTranspose": (2,),
+    "GroupNormalization": (1, 2),
+    "InstanceNormalization": (1, 2),
+    "LayerNormalization": (1, 2),
+    "RMSNormalization": (1,),
+    "Resize": (1, 2),
+    "com.microsoft.FusedConv": (2,),
+}
+TABLE_ELEMENTS = 1 << 16  # a constant that a Gather reads is an embedding table from this size on
+
+
+class LowerPrecision(GraphPass):
+    """Runs products, and what lies between them, on bf16 values."""
+
+    name = "lower_precision"
+
+    def __init__(self, dtype: DType = BF16) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def run(self, graph: Graph) -> bool:
+        """Lower the values of one graph; its inputs and outputs keep their types."""
+        lowered_nodes = _nodes_to_lower(graph)
+        if not lowered_nodes:
+            return False
+        nodes, stored = lowered_nodes
+        self.count(f"operators on {self.dtype.name}", len(nodes))
+        self.count(f"products on {self.dtype.name}", sum(map(_is_product, nodes)))
+        _Lowering(graph, self.dtype, nodes, stored).apply()
+        return True
+
+
+def _nodes_to_lower(graph: Graph) -> tuple[dict[Node, None], set[Value]] | None:
+    """Return the nodes that run on bf16 and the values that are stored so; None for nothing."""
+    before: set[Value] = set()  # computed from a product or an embedding table
+    for node in graph:
+        if _is_source(node) or (_is_lowerable(node) and before.intersection(node.present_inputs)):
+            before.update(output for output in node.outputs if output.dtype is F32)
+    after: set[Value] = set()  # read by a product, perhaps through other operators
+    for node in reversed(graph):
+        if _is_product(node) or (_is_lowerable(node) and after.intersection(node.outputs)):
+            after.update(value for value in node.present_inputs if value.dtype is F32)
+    stored = {value for value in before & after if not value.is_constant}
+    nodes = {node: None for node in graph if _is_product(node) or stored.intersection(node.outputs)}
+    return (nodes, stored) if nodes else None
+
+
+def _is_product(node: Node) -> bool:
+    """Whether `node` multiplies float32 matrices, one of its operands at least not yet bf16."""
+    return node.op in PRODUCTS and node.outputs[0].dtype is F32
+
+
+def _is_source(node: Node) -> bool:
+    if node.op == "Gather":
+        table = node.inputs[0]
+        return (
+            table is not None
+            and table.constant is not None
+            and table.dtype is F32
+            and table.array.size >= TABLE_ELEMENTS
+        )
+    return _is_product(node)
+
+
+def _is_lowerable(node: Node) -> bool:
+    if node.subgraphs or any(output.dtype is not F32 for output in node.outputs):
+        return False
+    if node.op in LOWERABLE or node.op in PRODUCTS:
+        return len(node.outputs) == 1 or node.op == "Split"
+    return op_of(node).pointwise and node.op not in EXACT
+
+
+class _Lowering:
+    """One run over a graph."""
+
+    def __init__(
+        self, graph: Graph, dtype: DType, nodes: dict[Node, None], stored: set[Value]
+    ) -> None:
+        self.graph = graph
+        self.dtype = dtype
+        self.nodes = nodes
+        self.stored = stored
+        self.casts: dict[tuple[Value, DType], Value] = {}
+        self.constants: dict[Value, Value] = {}
+
+    def apply(self) -> None:
+        """Rewrite the nodes in order."""
+        for node in list(self.graph):
+            if node in self.nodes:
+                self._lower(node)
+                continue
+            for index, value in enumerate(node.inputs):
+                if value is not None and value in self.stored:
+                    node.replace_input(index, self._cast(value, F32, node))
+        for value in [value for value in self.graph.outputs if value in self.stored]:
+            original = self._cast(value, F32, None)
+            self.graph.outputs = [original if o is value else o for o in self.graph.outputs]
+
+    def _lower(self, node: Node) -> None:
+        kept = FLOAT_SLOTS.get(node.op, ())
+        for index, value in enumerate(node.inputs):
+            if value is None:
+                continue
+            if index in kept:
+                if value in self.stored:
+                    node.replace_input(index, self._cast(value, F32, node))
+            elif value.dtype is F32:
+                node.replace_input(index, self._lowered(value, node))
+        for output in node.outputs:
+            if output.dtype is F32:
+                self._retype(node, output)
+
+    def _lowered(self, value: Value, node: Node) -> Value:
+        if value.is_constant:
+            if value not in self.constants:
+                self.constants[value] = self._lower_constant(value)
+            return self.constants[value]
+        return self._cast(value, self.dtype, node)
+
+    def _lower_constant(self, value: Value) -> Value:
+        """Round a constant; finite numbers stay finite (a mask's -3.4e38 would become -inf)."""
+        limit = np.finfo(np.float32).max * (1 - 2.0**-8)
+        array = value.array
+        finite = np.isfinite(array)
+        clipped = np.where(finite, np.clip(array, -limit, limit), array)
+        return self.graph.constant(clipped.astype(self.dtype.numpy), f"{value.name}.bf16")
+
+    def _retype(self, node: Node, output: Value) -> None:
+        """Store an output as bf16; readers that want float32 get it from a Cast."""
+        output.dtype = self.dtype
+        readers_elsewhere = [use for use in output.uses if use[0].graph is not self.graph]
+        if output in self.stored:
+            for reader, index in readers_elsewhere:
+                reader.replace_input(index, self._cast(output, F32, None, node))
+            return
+        if not output.uses and not self.graph.is_output(output):
+            return
+        uses = list(output.uses)
+        original = self._cast(output, F32, None, node)
+        for reader, index in uses:
+            reader.replace_input(index, original)
+        self.graph.outputs = [original if o is output else o for o in self.graph.outputs]
+
+    def _cast(
+        self, value: Value, dtype: DType, before: Node | None, after: Node | None = None
+    ) -> Value:
+        """Return `value` in another type, cast once, right behind its producer."""
+        known = self.casts.get((value, dtype))
+        if known is not None:
+            return known
+        result = self.graph.new_value(dtype, value.shape, f"{value.name}.{dtype.name}")
+        origin = value.producer or before or after
+        source = origin.source if origin is not None else Source()
+        attributes = {**DECLARED["Cast"], "to": dtype}
+        cast = Node("Cast", [value], [result], attributes, source)
+        producer = value.producer
+        if producer is not None and producer.graph is self.graph:
+            self.graph.insert_after(producer, cast)
+        else:
+            self._insert_first(cast)
+        self.casts[value, dtype] = result
+        return result
+
+    def _insert_first(self, cast: Node) -> None:
+        first = next(iter(self.graph), None)
+        if first is None:
+            self.graph.append(cast)
+            return
+        self.graph.insert_before(first, cast)
