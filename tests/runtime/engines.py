@@ -14,8 +14,6 @@ from planish.engine.parts import EngineParts, NativeCode
 from planish.ir.shape import symbol
 from planish.plan.plan import (
     Binding,
-    HaloFill,
-    Loop,
     MemoryReport,
     Operand,
     Plan,

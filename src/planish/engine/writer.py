@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import os
+import platform
 import secrets
 import zlib
 from collections.abc import Iterator, Sequence
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from planish import __version__
 from planish.engine.container import Member, lay_out
 from planish.engine.parts import EngineParts, Weights
 from planish.errors import EngineFileError
@@ -93,14 +94,14 @@ def _manifest(
     native = None
     if kernels is not None:
         native = {
-            "machine": "x86_64",
+            "machine": platform.machine(),
             "features": sorted(kernels.features),
             "compiler": kernels.compiler,
             "threads": kernels.threads,
         }
     manifest = {
         "format": FORMAT_VERSION,
-        "planish": _version(),
+        "planish": __version__,
         "byte_order": "little",
         "native": native,
         "precision": parts.report.get("precision", "fp32"),
@@ -114,13 +115,6 @@ def _manifest(
         },
     }
     return _json(manifest)
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("planish")
-    except importlib.metadata.PackageNotFoundError:
-        return "0 (not installed)"
 
 
 def digest(data: bytes) -> str:

@@ -35,7 +35,7 @@ _COMMON_OPTIONS = (
     "-std=gnu11", "-O2", "-ftree-vectorize", "-fopenmp-simd", "-fno-math-errno",
     "-fno-trapping-math", "-fno-signed-zeros", "-ffp-contract=fast", "-fno-strict-aliasing",
     "-fno-stack-protector", "-fno-semantic-interposition", "-fvisibility=hidden", "-fPIC",
-    "-shared", "-pthread", "-w", "-Wl,--build-id=none", "-Wl,-z,noexecstack",
+    "-shared", "-pthread", "-w", "-g0", "-Wl,--build-id=none", "-Wl,-z,noexecstack",
 )  # fmt: skip
 _OPTIONS_BY_KIND = {
     # gcc's -O2 vectorises only loops without a remainder unless it may use the -O3 cost model

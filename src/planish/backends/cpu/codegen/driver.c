@@ -119,6 +119,19 @@ static void planish_sleep(planish_worker *worker)
     __atomic_store_n(&worker->sleeping, 0, __ATOMIC_SEQ_CST);
 }
 
+/* Return when there may be work: look for it for a while, then sleep until woken. */
+static void planish_wait(planish_worker *worker)
+{
+    const uint64_t since = planish_nanoseconds();
+    for (uint32_t looks = 1; !planish_has_work(worker->pool, worker->index); looks++) {
+        planish_pause();
+        if (looks % 64 == 0 && planish_nanoseconds() - since > PLANISH_SPIN_NS) {
+            planish_sleep(worker);
+            return;
+        }
+    }
+}
+
 static void *planish_worker_main(void *argument)
 {
     planish_worker *worker = argument;
@@ -126,14 +139,7 @@ static void *planish_worker_main(void *argument)
     for (;;) {
         const int64_t done = planish_work(worker->pool, worker->index);
         if (done) __atomic_fetch_add(&worker->pool->finished, (uint64_t)done, __ATOMIC_RELEASE);
-        const uint64_t since = planish_nanoseconds();
-        while (!planish_has_work(worker->pool, worker->index)) {
-            for (int i = 0; i < 16; i++) planish_pause();
-            if (planish_nanoseconds() - since > PLANISH_SPIN_NS) {
-                planish_sleep(worker);
-                break;
-            }
-        }
+        planish_wait(worker);
     }
     return NULL;
 }
@@ -217,13 +223,13 @@ typedef struct planish_work_item {
  * items, so that chunks are few and large and the last ones still even out the threads' speeds. */
 static int64_t planish_chunks(int64_t items, int64_t threads)
 {
-    return items <= 4 * threads ? items : 3 * threads;
+    return items <= 2 * threads ? items : 3 * threads;
 }
 
 static int64_t planish_chunk_start(int64_t chunk, int64_t items, int64_t threads)
 {
     static const int64_t before[4] = {0, 5, 7, 8}, share[4] = {5, 2, 1, 0};
-    if (items <= 4 * threads) return chunk;
+    if (items <= 2 * threads) return chunk;
     const int64_t round = chunk / threads, place = chunk % threads;
     const int64_t eighths = before[round] * threads + share[round] * place;
     return items / (8 * threads) * eighths + items % (8 * threads) * eighths / (8 * threads);
