@@ -171,6 +171,26 @@ class _Importer:
             if info.name in context.emitter.graph.output_names:
                 raise ModelError(f"two outputs are called {info.name!r}", where=label)
             context.emitter.graph.add_output(value, info.name)
+            self._note_mismatch(info, value, context.emitter.graph)
+
+    def _note_mismatch(self, info: onnx.ValueInfoProto, value: Value, graph: Graph) -> None:
+        """Note where the model declares another type of an output than its nodes give."""
+        tensor = info.type.tensor_type
+        if value.shape is None or not tensor.HasField("shape"):
+            return
+        declared = [
+            dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim
+        ]
+        pairs = zip(declared, value.shape, strict=False)
+        wrong = len(declared) != len(value.shape) or any(
+            isinstance(have, int) and want is not None and want > 0 and want != have
+            for want, have in pairs
+        )
+        if wrong or tensor.elem_type not in (0, value.dtype.onnx):
+            shown = [str(dim.dim_value or dim.dim_param or "?") for dim in tensor.shape.dim]
+            graph.notes.append(
+                f"output {info.name} is declared as [{', '.join(shown)}] but computed as {value}"
+            )
 
     def _subgraph(
         self,
@@ -268,7 +288,7 @@ class _Importer:
             attributes=attributes,
             outputs=len(outputs),
             read=tuple(name in context.read for name in outputs),
-            opset=context.opsets[""] if standard and not proto.domain else OPSET,
+            opset=context.opsets[""] if standard and not _domain(proto) else OPSET,
             source=Source("onnx", (context.prefix + node_name(proto),)),
         )
 
@@ -303,7 +323,7 @@ class _Importer:
         inner = replace(
             context,
             scope=scope,
-            opsets=function_opsets(function, context.opsets),
+            opsets=function_opsets(function, context.opsets, where),
             prefix=f"{context.prefix}{node_name(proto)}/",
             read=frozenset(n for node in function.node for n in _all_reads(node))
             | frozenset(function.output),

@@ -9,7 +9,7 @@ import onnx
 
 from planish.errors import ModelError, UnsupportedOperatorError
 from planish.importers.onnx_attributes import schema_of
-from planish.importers.onnx_file import OnnxModel
+from planish.importers.onnx_file import OnnxModel, opset_versions
 from planish.importers.onnx_legacy import UPGRADES
 from planish.importers.onnx_order import node_name
 from planish.ir.graph import Value
@@ -23,7 +23,6 @@ ALIASES = {
     "com.microsoft.QuantizeLinear": "QuantizeLinear",
     "com.microsoft.DequantizeLinear": "DequantizeLinear",
     "com.microsoft.Gelu": "Gelu",
-    "com.microsoft.Inverse": "Inverse",
 }
 MAX_CALL_DEPTH = 32
 
@@ -78,7 +77,7 @@ class FunctionTable:
         """Raise UnsupportedOperatorError with every node of the model that cannot be imported."""
         lines = list(self._unsupported(self._model.proto.graph.node, self._model.opsets))
         for function in self._model.proto.functions:
-            opsets = function_opsets(function, self._model.opsets)
+            opsets = function_opsets(function, self._model.opsets, self._model.label)
             prefix = f"in function {function.name}: "
             lines += [prefix + line for line in self._unsupported(function.node, opsets)]
         if lines:
@@ -104,17 +103,13 @@ class FunctionTable:
         if not schema.has_function:
             return False
         body = schema.function_body
-        inner = function_opsets(body, opsets)
+        inner = function_opsets(body, opsets, self._model.label)
         return all(self._is_supported(child, inner, depth + 1) for child in body.node)
 
 
-def function_opsets(function: onnx.FunctionProto, outer: Opsets) -> Opsets:
+def function_opsets(function: onnx.FunctionProto, outer: Opsets, where: str) -> Opsets:
     """Return the opsets of a function's body: its own imports, else the model's."""
-    own = {
-        "" if entry.domain == "ai.onnx" else entry.domain: entry.version
-        for entry in function.opset_import
-    }
-    return {**outer, **own}
+    return opset_versions(function.opset_import, f"function {function.name}, {where}", outer)
 
 
 def version_of(node: onnx.NodeProto, opsets: Opsets) -> int:
@@ -160,11 +155,11 @@ def _resolved(node: onnx.NodeProto, bound: Mapping[str, Any]) -> bytes:
 
 
 def _type_of(value: Value | None) -> bytes:
-    if value is None:
-        return onnx.TypeProto().SerializeToString()
-    shape = None
-    if value.shape is not None:
-        shape = [dim if isinstance(dim, int) else str(dim) for dim in value.shape]
-    proto = onnx.helper.make_tensor_type_proto(value.dtype.onnx, shape)
+    proto = onnx.TypeProto()
+    if value is not None:
+        shape: list[str | int | None] | None = None
+        if value.shape is not None:
+            shape = [dim if isinstance(dim, int) else str(dim) for dim in value.shape]
+        proto = onnx.helper.make_tensor_type_proto(value.dtype.onnx, shape)
     data: bytes = proto.SerializeToString()
     return data

@@ -191,6 +191,23 @@ def batch_normalization_spatial(node: OnnxNode, emitter: Emitter) -> OnnxNode | 
     return [emitter.emit(node, "Add", [emitter.emit(node, "Mul", [centred, factor]), bias])]
 
 
+@upgrade("BatchNormalization", below=10_000)
+def batch_normalization_training_mode(node: OnnxNode, emitter: Emitter) -> OnnxNode:
+    """Refuse training mode: the statistics would change at run time."""
+    if node.attributes.get("training_mode"):
+        raise _refuse(node, "BatchNormalization in training mode; export after model.eval()")
+    return node
+
+
+@upgrade("Dropout", below=10_000)
+def dropout_training_mode(node: OnnxNode, emitter: Emitter) -> OnnxNode:
+    """Say that an engine does not drop anything, whatever the model asks for."""
+    mode = node.input(2)
+    if mode is not None and not (mode.is_constant and not mode.array.any()):
+        emitter.graph.notes.append(f"node {node.source}: Dropout passes its input on (inference)")
+    return node
+
+
 @upgrade("Dropout", below=12)
 def dropout_inference_only(node: OnnxNode, emitter: Emitter) -> OnnxNode:
     """Drop the ratio: dropout passes its input on in inference."""

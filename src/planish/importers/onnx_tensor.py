@@ -16,6 +16,8 @@ from planish.ir.dtypes import STRING, DType, dtype_by_onnx
 
 Array = np.ndarray[Any, Any]
 
+MAX_DENSE = 1 << 28  # elements that a sparse tensor may expand to
+
 # The typed field that holds the elements of each type when there is no raw data, and the numpy
 # type in which the field's numbers are the element's bits.
 FIELDS: dict[str, tuple[str, Any]] = {
@@ -46,11 +48,17 @@ class TensorReader:
     ----------
     folder : Path or None
         Where external data may lie; None for a model that came as bytes.
+
+    Attributes
+    ----------
+    weights : dict of str to array of bytes
+        Raw data, by tensor name, that was cut out of the message (see onnx_weights.py).
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._maps: dict[str, Array] = {}
+        self.weights: dict[str, Array] = {}
 
     def read(self, tensor: TensorProto, where: str) -> Array:
         """Return the contents of `tensor`; raise ModelError, naming `where`, if it is damaged."""
@@ -63,6 +71,8 @@ class TensorReader:
             return _strings(tensor, shape, where)
         if tensor.data_location == TensorProto.EXTERNAL:
             flat = self._external(tensor, dtype, count, where)
+        elif tensor.name in self.weights and not tensor.HasField("raw_data"):
+            flat = _from_bytes(self.weights[tensor.name], dtype, count, where)
         elif tensor.HasField("raw_data"):
             flat = _from_bytes(np.frombuffer(tensor.raw_data, np.uint8), dtype, count, where)
         else:
@@ -77,7 +87,7 @@ class TensorReader:
         shape = tuple(sparse.dims)
         values = self.read(sparse.values, where)
         indices = self.read(sparse.indices, where)
-        if any(extent < 0 for extent in shape) or math.prod(shape) > 2**31:
+        if any(extent < 0 for extent in shape) or math.prod(shape) > MAX_DENSE:
             raise ModelError(f"a sparse tensor has the shape {list(shape)}", where=where)
         dense = np.zeros(shape, values.dtype)
         try:
