@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from planish.ops.elementwise import Unary
+from planish.ops.error_function import erf
 from planish.ops.op import Array, Attributes, Sample
 from planish.ops.sample_data import floats
-from planish.ops.unary_math import erf
 
 
 def sigmoid(x: Array) -> Array:

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from planish.ir.graph import Node
+from planish.ops.error_function import erf
 from planish.ops.numeric import narrow, optional, random_array, required, widen
 from planish.ops.op import Array, Attributes, Inferred, Inputs, Op, Sample, broadcast
-from planish.ops.unary_math import erf
 
 SQRT_HALF = 0.7071067811865476
 SQRT_2_OVER_PI = 0.7978845608028654

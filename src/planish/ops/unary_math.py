@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,14 +10,9 @@ from planish.ir.graph import Node
 from planish.ir.shape import Dim
 from planish.ops.content import bounds, ranges_of
 from planish.ops.elementwise import Unary
+from planish.ops.error_function import erf
 from planish.ops.op import Array, Attributes, Sample
 from planish.ops.sample_data import f32, whole
-
-
-def erf(x: Array) -> Array:
-    """Return the error function of `x`, computed in float64 by the C library."""
-    flat = x.reshape(-1).astype(np.float64).tolist()
-    return np.fromiter(map(math.erf, flat), np.float64, x.size).reshape(x.shape).astype(x.dtype)
 
 
 class Neg(Unary):
