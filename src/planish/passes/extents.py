@@ -73,6 +73,17 @@ class ExtentSources:
         return emit(self._graph, before, "planish.Extents", inputs, attributes)
 
 
+def extents_before(graph: Graph, node: Node, dims: Sequence[Dim]) -> Value | None:
+    """Return a value that holds `dims`, made of what is known before `node`; None if it cannot."""
+    sources = ExtentSources(graph)
+    for each in graph:
+        if each is node:
+            break
+        for output in each.outputs:
+            sources.add(output)
+    return sources.emit(node, dims)
+
+
 def plain_symbol(dim: Dim) -> str | None:
     """Return the name where `dim` is one symbol and nothing else."""
     if isinstance(dim, Expression) and len(dim.terms) == 1:

@@ -41,10 +41,11 @@ REDUCTIONS = frozenset(
 # anchors whose kernels write their result element by element through the epilogue
 EPILOGUE = REDUCTIONS | {
     "AveragePool", "Conv", "ConvInteger", "ConvTranspose", "MatMul", "MatMulInteger", "MaxPool",
-    "LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "Resize", "Gather",
+    "LayerNormalization", "RMSNormalization", "InstanceNormalization", "GroupNormalization",
+    "Softmax", "LogSoftmax", "Resize", "Gather", "Pad",
 }  # fmt: skip
 # anchors whose kernels read their first operand element by element through the prologue
-PROLOGUE: frozenset[str] = frozenset()
+PROLOGUE = REDUCTIONS | {"LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax"}
 LIMIT = 40  # nodes in a region
 MANY_READERS = 16  # an anchor's result with more readers than this gets no epilogue
 

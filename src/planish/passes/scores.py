@@ -12,10 +12,10 @@ from planish.ir.graph import Graph, Node, Value
 from planish.ir.rewrite import private_producer, producer_in, scalar_of
 from planish.ir.shape import Shape
 from planish.passes.building import constant, emit, integers, transpose
-from planish.passes.extents import ExtentSources
+from planish.passes.extents import extents_before
 from planish.passes.matching import permutation, reshape_target, strip_scale
 
-MASKED = -1e4  # scores at or below this take no part in a softmax of ordinary scores
+MASKED = -1e3  # scores at or below this take no part in a softmax of ordinary scores
 
 
 @dataclass
@@ -115,12 +115,12 @@ Step = tuple[Value, float, Mask | None, Shape | None]
 def _peel(node: Node, graph: Graph, scale: float, grouped: Shape | None) -> Step | None:
     """Return (inner value, factor, mask, grouped shape) of one step towards the product."""
     if node.op in ("Mul", "Div"):
-        inner, factor = strip_scale(node.output, graph)
-        return None if inner is node.output else (inner, factor, None, grouped)
+        base, factor = strip_scale(node.output, graph)
+        return None if base is node.output else (base, factor, None, grouped)
     if node.op == "Reshape":
         return _regrouped(node, grouped)
     if node.op == "Where":
-        return _selected(node, graph, grouped)
+        return _selected(node, graph, scale, grouped)
     left, right = node.inputs[0], node.inputs[1]
     for inner, added in ((left, right), (right, left)):
         if inner is None or added is None or inner.shape != node.output.shape:
@@ -144,14 +144,14 @@ def _regrouped(node: Node, grouped: Shape | None) -> Step | None:
     return (inner, 1.0, None, None) if same else None
 
 
-def _selected(node: Node, graph: Graph, grouped: Shape | None) -> Step | None:
+def _selected(node: Node, graph: Graph, scale: float, grouped: Shape | None) -> Step | None:
     """Follow Where(keep, scores, very negative) and Where(drop, very negative, scores)."""
     condition, first, second = node.inputs
     if condition is None or first is None or second is None or grouped is not None:
         return None
     for inner, fill, keep in ((first, second, True), (second, first, False)):
         number = scalar_of(fill)
-        if number is None or number > MASKED or inner.shape != node.output.shape:
+        if number is None or number * scale > MASKED or inner.shape != node.output.shape:
             continue
         if not _leads_to_product(inner, graph):
             continue
@@ -170,11 +170,10 @@ def _leads_to_product(value: Value, graph: Graph) -> bool:
             return True
         tensors = [v for v in node.present_inputs if v.producer is not None and not v.is_constant]
         inner = next((v for v in tensors if v.shape == node.output.shape), None)
-        if node.op == "Reshape":
-            inner = node.inputs[0]
-        if inner is None:
+        following = node.inputs[0] if node.op == "Reshape" else inner
+        if following is None:
             return False
-        value = inner
+        value = following
     return False
 
 
@@ -216,51 +215,63 @@ def ungrouped(value: Value, graph: Graph) -> Value | None:
 
 def mask_of(node: Node, graph: Graph, scores: Scores) -> Value | None:
     """Return all masks as one operand with four axes that broadcasts to the scores, or None."""
+    grouped = next((mask.grouped for mask in scores.masks if mask.grouped is not None), None)
     total: Value | None = None
     for mask in scores.masks:
         if mask.boolean and len(scores.masks) > 1:
             return None
-        value = _plain(node, graph, mask, scores)
+        value = _plain(node, graph, mask, grouped)
         if value is None or value.shape is None:
             return None
         if not mask.boolean and value.dtype is not scores.query.dtype:
             return None
         total = value if total is None else emit(graph, node, "Add", [total, value])
+    if total is not None and grouped is not None:
+        total = _ungrouped_mask(node, graph, total, grouped, scores.shape)
     if total is None or total.shape is None:
         return None
-    if total.shape[-1:] != scores.shape[-1:] or (
-        total.dtype is not BOOL and not total.dtype.is_float
-    ):
+    if total.shape[-1:] != scores.shape[-1:]:
+        return None
+    if total.dtype is not BOOL and not total.dtype.is_float:
         return None
     return _leading_axes(graph, node, total, len(scores.shape))
 
 
-def _plain(node: Node, graph: Graph, mask: Mask, scores: Scores) -> Value | None:
+def _plain(node: Node, graph: Graph, mask: Mask, grouped: Shape | None) -> Value | None:
+    """Return one mask, scaled, with the axes of the grouped form if there is one."""
     value = mask.value
-    if value.shape is None or value.rank > 5:
+    if value.shape is None or value.rank > (4 if mask.grouped is None else 5):
         return None
-    if mask.grouped is not None:
-        spread = _spread(node, graph, value, mask.grouped)
-        target = None if spread is None else reshape_target(mask.grouped, scores.shape)
-        if spread is None or target is None:
+    if grouped is not None and mask.grouped is None and value.rank == 4:
+        if value.known_shape[0] != 1:
             return None
-        value = emit(graph, node, "Reshape", [spread, integers(graph, *target)])
+        value = emit(graph, node, "Unsqueeze", [value, integers(graph, 1)])
     if mask.factor != 1.0:
         factor = constant(graph, np.array(mask.factor), value)
         value = emit(graph, node, "Mul", [value, factor])
     return value
 
 
-def _spread(node: Node, graph: Graph, value: Value, shape: Shape) -> Value | None:
-    """Return `value` broadcast to `shape`."""
-    sources = ExtentSources(graph)
-    for each in graph:
-        if each is node:
-            break
-        for output in each.outputs:
-            sources.add(output)
-    dims = sources.emit(node, shape)
-    return None if dims is None else emit(graph, node, "Expand", [value, dims])
+def _ungrouped_mask(
+    node: Node, graph: Graph, mask: Value, grouped: Shape, shape: Shape
+) -> Value | None:
+    """Return a mask [B,W,H,S,S] (extents may be 1) as [B*W,H,S,S]."""
+    if mask.shape is None:
+        return None
+    wide = (
+        tuple(
+            dim if axis < 2 else have
+            for axis, (dim, have) in enumerate(zip(grouped, mask.shape, strict=True))
+        )
+        if mask.rank == 5
+        else grouped
+    )
+    target = reshape_target(wide, (shape[0], *wide[2:]))
+    dims = extents_before(graph, node, wide)
+    if target is None or dims is None:
+        return None
+    spread = emit(graph, node, "Expand", [mask, dims])
+    return emit(graph, node, "Reshape", [spread, integers(graph, *target)])
 
 
 def _leading_axes(graph: Graph, node: Node, value: Value, rank: int) -> Value | None:

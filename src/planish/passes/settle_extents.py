@@ -67,7 +67,7 @@ def _check_range(graph: Graph, name: str, extent: int) -> None:
             f"the model runs only with {name} = {extent} (a Reshape has constant sizes), "
             f"but the profile asks for {low} to {high}",
             where=f"graph {graph.name}",
-            fix=f"give a profile with {name} = {extent}, or export the model with a dynamic Reshape",
+            fix=f"give a profile with {name} = {extent}, or export with a dynamic Reshape",
         )
 
 

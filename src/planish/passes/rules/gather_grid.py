@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from planish.ir.graph import Graph, Node, Value
 from planish.ir.rewrite import Rule, integers_of, is_scalar, producer_in
 from planish.ir.shape import Dim
 from planish.passes.building import emit, finish, integers
+from planish.passes.extents import extents_before
 from planish.passes.matching import reshape_target
 
 VIEWS = ("Unsqueeze", "Reshape", "Expand", "Squeeze", "Flatten")
@@ -53,55 +56,80 @@ class GatherGrid(Rule):
             return False
         if len(grid.inputs) != x.rank or grid.attributes["axis"] not in (-1, grid.output.rank - 1):
             return False
-        axes = [
-            _iota(value, extent) for value, extent in zip(grid.inputs, x.known_shape, strict=True)
-        ]
-        found = [axis for axis in axes if axis is not None]
-        if len(found) < len(axes) or found != sorted(set(found)) or node.output.shape is None:
+        walks = [_iota(value) for value in grid.inputs]
+        found = [walk for walk in walks if walk is not None]
+        axes = [walk.axis for walk in found]
+        if len(found) < len(walks) or axes != sorted(set(axes)) or node.output.shape is None:
             return False
         # every axis of the result either walks along one axis of x or has extent 1
-        rest = [d for axis, d in enumerate(node.output.known_shape) if axis not in found]
+        rest = [d for axis, d in enumerate(node.output.known_shape) if axis not in axes]
         if any(dim != 1 for dim in rest):
             return False
-        target = reshape_target(x.known_shape, node.output.known_shape)
+        covered = _covered(node, graph, x, found)
+        shape = extents_before(graph, node, node.output.known_shape)
+        target = reshape_target(covered.known_shape, node.output.known_shape)
         if target is not None:
             shape = integers(graph, *target, stem=node.output.name)
-            return finish(node, graph, emit(graph, node, "Reshape", [x, shape]))
-        missing = [axis for axis in range(node.output.rank) if axis not in found]
-        return finish(node, graph, emit(graph, node, "Unsqueeze", [x, integers(graph, *missing)]))
+        if shape is None:
+            return False
+        return finish(node, graph, emit(graph, node, "Reshape", [covered, shape]))
 
 
-def _iota(value: Value | None, extent: Dim) -> int | None:
-    """Return the axis along which `value` is 0, 1, .., extent - 1 and otherwise constant."""
+@dataclass(frozen=True)
+class _Walk:
+    """A tensor that counts 0, 1, .., extent - 1 along `axis` and is constant along the others."""
+
+    axis: int
+    extent: Dim
+    limit: Value | None
+
+
+def _covered(node: Node, graph: Graph, x: Value, walks: list[_Walk]) -> Value:
+    """Return the leading part of `x` that the walks cover: all of it, as far as is known."""
+    for axis, (walk, extent) in enumerate(zip(walks, x.known_shape, strict=True)):
+        if walk.extent == extent:
+            continue
+        # two symbols that are equal in every sensible run (the batch of two inputs)
+        end = integers(graph, walk.extent) if isinstance(walk.extent, int) else None
+        if end is None and walk.limit is not None:
+            end = emit(graph, node, "Reshape", [walk.limit, integers(graph, 1)])
+        x = emit(graph, node, "Slice", [x, integers(graph, 0), end, integers(graph, axis)])
+    return x
+
+
+def _iota(value: Value | None) -> _Walk | None:
+    """Return how `value` counts, if it is made of one Range or constant by views only."""
     trail: list[Value] = []
     while value is not None:
         if value.is_constant:
-            return _constant_iota(value, extent, trail)
+            return _constant_iota(value, trail)
         node = value.producer
         if node is None:
             return None
         trail.append(value)
         if node.op == "Range":
-            return _range_iota(node, extent, trail)
+            return _range_iota(node, trail)
         if node.op not in VIEWS:
             return None
         value = node.inputs[0]
     return None
 
 
-def _range_iota(node: Node, extent: Dim, trail: list[Value]) -> int | None:
-    start, _, step = node.inputs
+def _range_iota(node: Node, trail: list[Value]) -> _Walk | None:
+    start, limit, step = node.inputs
     if not is_scalar(start, 0.0) or not is_scalar(step, 1.0):
         return None
-    return _follow(trail, extent)
+    extent = node.output.known_shape[0]
+    axis = _follow(trail, extent)
+    return None if axis is None else _Walk(axis, extent, limit)
 
 
-def _constant_iota(value: Value, extent: Dim, trail: list[Value]) -> int | None:
+def _constant_iota(value: Value, trail: list[Value]) -> _Walk | None:
     numbers = integers_of(value)
-    shape = value.known_shape
-    if numbers is None or not isinstance(extent, int) or numbers != tuple(range(extent)):
+    if numbers is None or numbers != tuple(range(len(numbers))):
         return None
-    return _follow([*trail, value], extent) if extent in shape else None
+    axis = _follow([*trail, value], len(numbers))
+    return None if axis is None else _Walk(axis, len(numbers), None)
 
 
 def _follow(trail: list[Value], extent: Dim) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from planish.ir.graph import Graph, Node
 from planish.ir.rewrite import Rule, private_producer
+from planish.ir.shape import Dim, Shape
 from planish.passes.building import emit, finish, integers
 from planish.passes.matching import reshape_target
 
@@ -35,12 +36,27 @@ class MatmulOfFlattened(Rule):
         x = flat.inputs[0]
         if x is None or x.shape is None or x.rank <= 2 or flat.output.shape is None:
             return False
-        if flat.output.rank != 2 or flat.output.known_shape[1] != x.known_shape[-1]:
+        rows = _rows(x.shape, flat.output.shape)
+        if rows is None or len(rows) < 2:
             return False
-        shape = (*x.known_shape[:-1], weights.known_shape[1])
-        target = reshape_target(shape, node.output.known_shape)
-        if target is None:
+        inner = reshape_target(x.shape, (*rows, weights.known_shape[0]))
+        outer = reshape_target((*rows, weights.known_shape[1]), node.output.known_shape)
+        if inner is None or outer is None:
             return False
+        if len(rows) < x.rank - 1:
+            x = emit(graph, node, "Reshape", [x, integers(graph, *inner)], matched=[flat])
         product = emit(graph, node, "MatMul", [x, weights])
-        wanted = integers(graph, *target, stem=node.output.name)
+        wanted = integers(graph, *outer, stem=node.output.name)
         return finish(node, graph, emit(graph, node, "Reshape", [product, wanted], matched=[flat]))
+
+
+def _rows(shape: Shape, flat: Shape) -> Shape | None:
+    """Return the leading extents of `shape` that `flat` = [rows, k] merges into its rows."""
+    if len(flat) != 2:
+        return None
+    columns: Dim = 1
+    for axis in reversed(range(1, len(shape))):
+        columns = columns * shape[axis]
+        if columns == flat[1]:
+            return shape[:axis]
+    return None

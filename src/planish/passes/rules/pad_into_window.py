@@ -17,8 +17,8 @@ NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softplus", "Abs", "Exp", "S
 class PadIntoWindow(Rule):
     """Explicit constant padding of spatial axes becomes the window's own.
 
-    Zeros for a convolution; zeros for an average pool, which then counts its padding; minus infinity for a
-    max pool, or zeros where the padded tensor is never negative.
+    Zeros for a convolution; zeros for an average pool, which then counts its padding; minus
+    infinity for a max pool, or zeros where the padded tensor is never negative.
     """
 
     name = "Conv(Pad(x, p), w) => Conv(x, w, pads + p), MaxPool and AveragePool likewise"

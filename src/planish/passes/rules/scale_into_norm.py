@@ -49,7 +49,7 @@ class ScaleIntoNorm(Rule):
         return finish(node, graph, emit(graph, node, norm.op, inputs, norm.attributes, [norm]))
 
 
-def squeezed(array: np.ndarray, rank: int) -> np.ndarray | None:  # type: ignore[type-arg]
+def squeezed(array: np.ndarray, rank: int) -> np.ndarray | None:
     """Return `array` without leading axes of extent 1 beyond `rank`, None if others are there."""
     extra = max(array.ndim - rank, 0)
     return (
