@@ -47,7 +47,7 @@ class AssignStorage(GraphPass):
 
     def run(self, graph: Graph) -> bool:
         """Assign storage in `graph` and its subgraphs; do nothing where that has been done."""
-        if is_settled(graph, lambda value: value.storage is not None):
+        if is_settled(graph, _has_storage) and all(map(_has_storage, graph.outputs)):
             return False
         _Assignment(graph, self).assign()
         return True
@@ -300,6 +300,10 @@ def _part(target: View, axis: int, start: Dim, extent: Dim) -> View:
 
 def _readable(view: View, value: Value) -> Halo:
     return view.halo if len(view.halo) == value.rank else no_halo(value.rank)
+
+
+def _has_storage(value: Value) -> bool:
+    return value.storage is not None
 
 
 def _layout(value: Value) -> Layout:

@@ -31,11 +31,11 @@ def wrap_opaque(graph: Graph) -> int:
 
 
 def is_settled(graph: Graph, has_place: Callable[[Value], bool]) -> bool:
-    """Whether every value that regions and control flow of `graph` write has its place."""
-    outputs = [
+    """Whether all inputs of `graph`, and all values that own memory in it, have their place."""
+    owners = [
         output for node in graph if node.op in ("Region", "Concat", "If") for output in node.outputs
     ]
-    return bool(graph.outputs) and all(map(has_place, [*outputs, *graph.outputs]))
+    return all(map(has_place, [*graph.inputs, *owners]))
 
 
 def _is_view(node: Node) -> bool:

@@ -119,9 +119,9 @@ class _Scheduler:
                 condition = node.inputs[0]
                 if condition is None:
                     raise PlanError("an If has no condition", where=str(node))
-                for branch, value in (("then_branch", True), ("else_branch", False)):
-                    subgraph = node.attributes[branch]
-                    self._linearize(subgraph, (*guard, (condition, value)), live)
+                for name, subgraph in node.attributes.items():  # the order of `regions_of`
+                    expected = (condition, name == "then_branch")
+                    self._linearize(subgraph, (*guard, expected), live)
 
     def _choice(self, node: Node) -> Choice:
         if node not in self.choices:
