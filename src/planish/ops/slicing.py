@@ -14,6 +14,7 @@ from planish.ir.shape import Dim, Shape, ceildiv, static_shape
 from planish.ops.content import (
     MAX_CONTENT,
     Ranges,
+    at_least,
     bounds,
     content_array,
     contents,
@@ -270,6 +271,8 @@ class Slice(Movement):
             "step": ((0,), (last,), (-1,), (3,)),
             "backwards": ((-1,), (first,), (1,), (-1,)),
             "backwards_step": ((6,), (-8,), (2,), (-2,)),
+            "backwards_clamped": ((-99,), (first,), (1,), (-1,)),
+            "backwards_beyond": ((99,), (-99,), (1,), (-2,)),
             "clamped": ((-99, 2), (99, 77), (0, 2), (1, 2)),
             "empty": ((4,), (2,), (1,), (1,)),
             "begin": ((0,), (2,), (1,), (1,)),
@@ -297,6 +300,8 @@ def _sliced(
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         # Python reads -1 - extent and below as "before the first element" only through None
         beyond = step < 0 and end < -array.shape[axis]
+        if step < 0:
+            start = max(start, -array.shape[axis])  # ONNX begins at the first element then
         cut[axis] = slice(start, None if beyond else end, step)
     return array[tuple(cut)]
 
@@ -305,18 +310,28 @@ def positions(extent: Dim, start: Dim, end: Dim, step: int, ranges: Ranges) -> D
     """Return how many elements a slice of an axis takes, or None where a sign is not known.
 
     Implements the clamping of ONNX Slice on symbolic extents: min and max stay in the result only
-    where the declared ranges of the symbols do not decide them.
+    where neither the declared ranges of the symbols nor ``extent >= 0`` decide them.
     """
     first, past = (_from_front(position, extent, ranges) for position in (start, end))
-    if step > 0 and isinstance(end, int) and end >= LAST:
-        past = extent
     if step < 0:
         return _positions_backwards(extent, (start, first), (end, past), step, ranges)
+    if isinstance(end, int) and end >= LAST:
+        past = extent
     if first is None or past is None:
         return None
-    low = smaller(larger(first, 0, ranges), extent, ranges)
-    high = smaller(larger(past, 0, ranges), extent, ranges)
-    return larger(ceildiv(high - low, step), 0, ranges)
+    low, high = _clamped(first, extent, ranges), _clamped(past, extent, ranges)
+    count = ceildiv(high - low, step)
+    return count if low == 0 or high == extent else larger(count, 0, ranges)
+
+
+def _clamped(position: Dim, extent: Dim, ranges: Ranges) -> Dim:
+    """Return min(max(position, 0), extent), given that extent >= 0."""
+    if at_least(0, position, ranges):
+        return 0
+    if at_least(position, extent, ranges):
+        return extent
+    positive = larger(position, 0, ranges)
+    return positive if at_least(extent, position, ranges) else smaller(positive, extent, ranges)
 
 
 def _positions_backwards(
@@ -326,6 +341,7 @@ def _positions_backwards(
     step: int,
     ranges: Ranges,
 ) -> Dim | None:
+    """Return the count for a negative step; positions lie between -1 and extent - 1."""
     (given_start, first), (given_end, past) = start, end
     if isinstance(given_start, int) and given_start >= LAST:
         first = extent - 1
@@ -333,9 +349,10 @@ def _positions_backwards(
         past = -1
     if first is None or past is None:
         return None
-    high = smaller(larger(first, 0, ranges), extent - 1, ranges)
-    low = smaller(larger(past, -1, ranges), extent - 1, ranges)
-    return larger(ceildiv(high - low, -step), 0, ranges)
+    high = _clamped(larger(first, 0, ranges) + 1, extent, ranges) - 1
+    low = _clamped(past + 1, extent, ranges) - 1
+    count = ceildiv(high - low, -step)
+    return count if low == -1 or high == extent - 1 else larger(count, 0, ranges)
 
 
 def _from_front(position: Dim, extent: Dim, ranges: Ranges) -> Dim | None:
