@@ -21,4 +21,6 @@ def test_special_values_and_types() -> None:
     assert result.dtype == np.float32
     np.testing.assert_array_equal(result, np.array([[1, -1], [np.nan, -0.0]], np.float32))
     assert np.signbit(result[1, 1])
-    assert erf(np.array(0.5)).shape == ()
+    scalar = erf(np.array(0.5))
+    assert scalar.shape == ()
+    assert float(scalar) == math.erf(0.5)

@@ -13,6 +13,7 @@ import numpy as np
 from planish.ops.op import Array
 
 SMALL, LARGE = 0.46875, 4.0
+BLOCK = 1 << 14  # elements at a time, so that intermediates stay in the cache
 
 # numerator and denominator, each in the order that `_ratio` consumes them
 NEAR = (
@@ -37,27 +38,36 @@ FAR = (
 
 def erf(x: Array) -> Array:
     """Return the error function of `x` in the type of `x`, computed in float64."""
-    wide = np.asarray(x, dtype=np.float64)
-    size = np.abs(wide)
+    flat = np.ravel(x)
+    result = np.empty_like(flat)
+    for start in range(0, flat.size, BLOCK):
+        part = slice(start, start + BLOCK)
+        result[part] = _erf(flat[part].astype(np.float64))
+    return result.reshape(x.shape)
+
+
+def _erf(x: Array) -> Array:
+    size = np.abs(x)
     near = np.minimum(size, SMALL)
     result = near * _ratio(near * near, *NEAR)
     middle = np.flatnonzero((size > SMALL) & (size <= LARGE))
-    if middle.size:
-        y = size.reshape(-1)[middle]
-        result.reshape(-1)[middle] = 1 - np.exp(-y * y) * _ratio(y, *MIDDLE)
+    y = size[middle]
+    result[middle] = 1 - np.exp(-y * y) * _ratio(y, *MIDDLE)
     far = np.flatnonzero(size > LARGE)
-    if far.size:
-        y = np.minimum(size.reshape(-1)[far], 30.0)
-        z = 1 / (y * y)
-        tail = (1 / np.sqrt(np.pi) - z * _ratio(z, *FAR)) / y
-        result.reshape(-1)[far] = 1 - np.exp(-y * y) * tail
-    result = np.where(np.isnan(wide), np.nan, np.copysign(result, wide))
-    return result.astype(x.dtype)
+    y = np.minimum(size[far], 30.0)
+    z = 1 / (y * y)
+    result[far] = 1 - np.exp(-y * y) * (1 / np.sqrt(np.pi) - z * _ratio(z, *FAR)) / y
+    return np.where(np.isnan(x), x, np.copysign(result, x))
 
 
 def _ratio(z: Array, numerator: Sequence[float], denominator: Sequence[float]) -> Array:
     """Return a quotient of polynomials: leading coefficient first, the denominator's is 1."""
-    top, bottom = numerator[0] * z, z
+    top, bottom = numerator[0] * z, z.copy()
     for a, b in zip(numerator[1:-1], denominator[:-1], strict=True):
-        top, bottom = (top + a) * z, (bottom + b) * z
-    return np.asarray((top + numerator[-1]) / (bottom + denominator[-1]))
+        top += a
+        top *= z
+        bottom += b
+        bottom *= z
+    top += numerator[-1]
+    bottom += denominator[-1]
+    return np.asarray(top / bottom)
