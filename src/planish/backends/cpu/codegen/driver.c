@@ -213,6 +213,26 @@ PLANISH_EXPORT planish_pool *planish_pool_create(int64_t cores)
 
 /* ---- steps ----------------------------------------------------------------------------------- */
 
+/* Do items [begin, end) of a step. Whoever has item 0 zeroes halos: no item of the same step reads
+ * them. */
+static void planish_do(const planish_call *c, const planish_step *step, int64_t begin, int64_t end,
+                       char *scratch)
+{
+    char *p[planish_max_pointers];
+    int64_t offsets[planish_max_pointers];
+    if (step->move) step->move(c->dims, offsets);
+    for (int32_t i = 0; i < step->pointer_count; i++) {
+        planish_pointer pointer = step->pointers[i];
+        if (step->move) pointer.offset = offsets[i];
+        p[i] = planish_at(c, pointer);
+    }
+    if (begin == 0) {
+        for (int32_t i = 0; i < step->fill_count; i++) planish_zero_halo(c, &step->fills[i]);
+        if (step->fill) step->fill(c);
+    }
+    if (begin < end) step->kernel(p, c->dims, begin, end, scratch);
+}
+
 typedef struct planish_work_item {
     const planish_call *call;
     const planish_step *step;
@@ -239,9 +259,9 @@ static void planish_run_chunk(void *argument, int64_t chunk, int64_t chunks, int
 {
     const planish_work_item *work = argument;
     (void)chunks;
-    work->step->run(work->call, planish_chunk_start(chunk, work->items, work->threads),
-                    planish_chunk_start(chunk + 1, work->items, work->threads),
-                    work->call->scratch + thread * planish_scratch_stride);
+    planish_do(work->call, work->step, planish_chunk_start(chunk, work->items, work->threads),
+               planish_chunk_start(chunk + 1, work->items, work->threads),
+               work->call->scratch + thread * planish_scratch_stride);
 }
 
 static void planish_run_together(const planish_call *c, const planish_step *step, int64_t items)
@@ -278,7 +298,7 @@ static void planish_run_shared(const planish_call *c, int64_t index, int64_t ite
     planish_habit *habit = c->habits ? &c->habits[index] : NULL;
     const int crowded = c->pool->cores - __atomic_load_n(&c->pool->active, __ATOMIC_RELAXED) < 1;
     if (crowded || (habit && habit->runs >= 7 && habit->decided)) {
-        step->run(c, 0, items, c->scratch);
+        planish_do(c, step, 0, items, c->scratch);
         return;
     }
     if (!habit || habit->runs >= 7) {
@@ -286,7 +306,7 @@ static void planish_run_shared(const planish_call *c, int64_t index, int64_t ite
         return;
     }
     const uint64_t start = planish_ticks();
-    if (planish_choose(habit)) step->run(c, 0, items, c->scratch);
+    if (planish_choose(habit)) planish_do(c, step, 0, items, c->scratch);
     else planish_run_together(c, step, items);
     planish_learn(habit, planish_ticks() - start);
 }
@@ -294,11 +314,11 @@ static void planish_run_shared(const planish_call *c, int64_t index, int64_t ite
 static void planish_run_step(const planish_call *c, int64_t index)
 {
     const planish_step *step = &planish_steps[index];
-    if (step->run == NULL || (step->guard && !step->guard(c))) return;
+    if (step->kernel == NULL || (step->guard && !step->guard(c))) return;
     const int64_t items = step->count ? step->count(c->dims) : step->items;
     const uint64_t start = c->times ? planish_nanoseconds() : 0;
     if (c->pool && items > 1) planish_run_shared(c, index, items);
-    else step->run(c, 0, items, c->scratch);
+    else planish_do(c, step, 0, items, c->scratch);
     if (c->times) c->times[index] += planish_nanoseconds() - start;
 }
 

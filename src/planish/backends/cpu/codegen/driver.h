@@ -28,11 +28,36 @@ typedef struct planish_call {
     int64_t loop;               /* the innermost loop that the caller itself runs, or -1 */
 } planish_call;
 
+/* A place in one of the four memories. */
+enum { PLANISH_INPUT, PLANISH_OUTPUT, PLANISH_ARENA, PLANISH_WEIGHTS };
+
+typedef struct planish_pointer {
+    int32_t space, index;
+    int64_t offset;             /* bytes */
+} planish_pointer;
+
+/* Memory around a value that is zeroed before the step that first writes the value. Axes in
+ * memory order, outermost first; the last one has a halo (the printer folds those without one
+ * into `unit`, the bytes of an innermost element). */
+typedef struct planish_fill {
+    planish_pointer start;      /* of the allocation, halo included */
+    int64_t rank, unit;
+    const int64_t *sizes;       /* halo included */
+    const int64_t (*halo)[2];   /* elements before and after */
+} planish_fill;
+
 typedef struct planish_step {
-    void (*run)(const planish_call *c, int64_t begin, int64_t end, char *scratch);
-    int64_t (*count)(const int64_t *d);     /* NULL: `items` is constant */
-    int (*guard)(const planish_call *c);    /* NULL: always runs; run == NULL: external step */
+    /* NULL: an external step, which Python runs */
+    void (*kernel)(char *const *p, const int64_t *d, int64_t begin, int64_t end, char *scratch);
+    const planish_pointer *pointers;
+    const planish_fill *fills;
+    int32_t pointer_count, fill_count;
     int64_t items;
+    /* where something depends on symbols: NULL otherwise */
+    int64_t (*count)(const int64_t *d);
+    void (*move)(const int64_t *d, int64_t *offsets);       /* gives the pointers' offsets */
+    void (*fill)(const struct planish_call *c);
+    int (*guard)(const struct planish_call *c);             /* NULL: always runs */
 } planish_step;
 
 typedef struct planish_loop {
@@ -42,17 +67,30 @@ typedef struct planish_loop {
     int64_t parent;
 } planish_loop;
 
-/* Zero the elements around a value. Axes in memory order, outermost first; the last axis has a
- * halo (the printer folds those without one into `unit`, the bytes of an innermost element). */
-static inline void planish_zero_halo(char *base, int rank, const int64_t *sizes,
-                                     const int64_t (*halo)[2], int64_t unit)
+static inline char *planish_at(const planish_call *c, planish_pointer pointer)
+{
+    switch (pointer.space) {
+    case PLANISH_INPUT: return c->inputs[pointer.index] + pointer.offset;
+    case PLANISH_OUTPUT: return c->outputs[pointer.index] + pointer.offset;
+    case PLANISH_ARENA: return c->arena + pointer.offset;
+    default: return c->weights + pointer.offset;
+    }
+}
+
+static void planish_zero_axis(char *base, int64_t rank, const int64_t *sizes,
+                              const int64_t (*halo)[2], int64_t unit)
 {
     int64_t bytes = unit;
-    for (int axis = 1; axis < rank; axis++) bytes *= sizes[axis];
+    for (int64_t axis = 1; axis < rank; axis++) bytes *= sizes[axis];
     const int64_t before = halo[0][0], after = halo[0][1], inside = sizes[0] - before - after;
     memset(base, 0, (size_t)(before * bytes));
     memset(base + (before + inside) * bytes, 0, (size_t)(after * bytes));
     if (rank == 1) return;
     for (int64_t i = 0; i < inside; i++)
-        planish_zero_halo(base + (before + i) * bytes, rank - 1, sizes + 1, halo + 1, unit);
+        planish_zero_axis(base + (before + i) * bytes, rank - 1, sizes + 1, halo + 1, unit);
+}
+
+static void planish_zero_halo(const planish_call *c, const planish_fill *fill)
+{
+    planish_zero_axis(planish_at(c, fill->start), fill->rank, fill->sizes, fill->halo, fill->unit);
 }

@@ -1,9 +1,10 @@
-"""The translation unit of an engine: kernels, one wrapper a step, and the driver that runs them.
+"""The translation unit of an engine: kernels, the table of steps, and the driver that runs them.
 
 The order in the file is the order of use: prelude (what kernels call), driver.h (the structures
-that Python fills in), kernels (each distinct source once), wrappers (where the pointers of every
-step are bound to input, output, arena and weights), the table of steps, and driver.c (thread pool
-and the loop over the table).
+that Python fills in), kernels (each distinct source once), where the pointers of every step lie
+in input, output, arena and weights, the table of steps, and driver.c (thread pool and the loop
+over the table). Steps are data where nothing depends on symbols: a function a step would cost the
+compiler two milliseconds each.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from pathlib import Path
 
 from planish.backends.cpu.codegen.scalar import c_dim
 from planish.errors import PlanError
-from planish.ir.shape import Dim, product
+from planish.ir.shape import product
 from planish.plan.plan import Binding, HaloFill, Loop, Plan, Step
 from planish.tactics.tactic import Kernel
 
 _FOLDER = Path(__file__).parent
-_BASES = {
-    "input": "c->inputs[{}]",
-    "output": "c->outputs[{}]",
-    "arena": "c->arena",
-    "weights": "c->weights",
+_SPACES = {
+    "input": "PLANISH_INPUT",
+    "output": "PLANISH_OUTPUT",
+    "arena": "PLANISH_ARENA",
+    "weights": "PLANISH_WEIGHTS",
 }
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _SHOWN_LAYERS = 300  # characters of layer names in a comment
@@ -31,7 +32,7 @@ _SHOWN_LAYERS = 300  # characters of layer names in a comment
 
 def prelude_text() -> str:
     """Return the C source that every kernel may rely on."""
-    return "".join((_FOLDER / name).read_text() for name in ("prelude.h", "vector.h"))
+    return "".join((_FOLDER / name).read_text() for name in ("prelude.h", "vector.h", "pack.h"))
 
 
 def print_driver(plan: Plan, kernels: Mapping[str, Kernel], prelude: str | None = None) -> str:
@@ -58,11 +59,11 @@ def print_driver(plan: Plan, kernels: Mapping[str, Kernel], prelude: str | None 
         (_FOLDER / "driver.h").read_text(),
         *_kernel_sources(plan, kernels, functions),
         *(
-            _wrapper(index, step, functions[step.function], plan.symbols)
+            "\n".join(_step_lines(index, step, plan.symbols))
             for index, step in enumerate(plan.steps)
             if step.function is not None
         ),
-        _step_table(plan),
+        _step_table(plan, functions),
         _loop_table(plan),
         f"#define planish_scratch_stride {scratch_stride(plan)}\n",
         (_FOLDER / "driver.c").read_text(),
@@ -123,92 +124,137 @@ def _comment(text: str) -> str:
     return safe if len(safe) <= _SHOWN_LAYERS else safe[: _SHOWN_LAYERS - 3] + "..."
 
 
-def _wrapper(index: int, step: Step, function: str, symbols: Sequence[str]) -> str:
-    lines = [
-        f"/* step {index}: {_comment(step.layers)} */",
-        f"static void step_{index}"
-        "(const planish_call *c, int64_t begin, int64_t end, char *scratch)",
-        "{",
-    ]
-    if _needs_dims(step):
-        lines.append("    const int64_t *const d = c->dims;")
-    fills = [line for fill in step.fills for line in _fill_lines(fill, symbols)]
-    if fills:
-        lines += ["    if (begin == 0) {", *(f"        {line}" for line in fills), "    }"]
-    pointers = ",\n        ".join(_pointer(binding, symbols) for binding in step.bindings)
-    lines += [
-        f"    char *const p[] = {{\n        {pointers or '0'},\n    }};",
-        f"    if (begin < end) {function}(p, c->dims, begin, end, scratch);",
-        "}",
-    ]
+def _step_lines(index: int, step: Step, symbols: Sequence[str]) -> list[str]:
+    """Return the definitions that the row of a native step refers to."""
+    lines = [f"/* step {index}: {_comment(step.layers)} */"]
+    rows = ", ".join(_pointer(binding) for binding in step.bindings) or "{0, 0, 0}"
+    lines.append(f"static const planish_pointer pointers_{index}[] = {{{rows}}};")
     if not isinstance(step.items, int):
-        lines += [
-            f"static int64_t count_{index}(const int64_t *d)",
-            f"{{ return {c_dim(step.items, symbols)}; }}",
-        ]
+        lines.append(_function(f"int64_t count_{index}", f"return {c_dim(step.items, symbols)};"))
+    if _moves(step):
+        offsets = " ".join(
+            f"o[{place}] = {c_dim(binding.offset, symbols)};"
+            for place, binding in enumerate(step.bindings)
+        )
+        lines.append(f"static void move_{index}(const int64_t *d, int64_t *o) {{ {offsets} }}")
+    lines += _fill_lines(index, step, symbols)
     if step.guard:
         tests = " && ".join(
-            f"(*(const uint8_t *)({_pointer(binding, symbols)}) != 0) == {int(value)}"
+            f"(*planish_at(c, {_local_pointer(binding, symbols)}) != 0) == {int(value)}"
             for binding, value in step.guard
         )
-        declare = "const int64_t *const d = c->dims; " if _guard_needs_dims(step) else ""
         lines += [
             f"static int guard_{index}(const planish_call *c)",
-            f"{{ {declare}return {tests}; }}",
+            f"{{ const int64_t *const d = c->dims; (void)d; return {tests}; }}",
         ]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
-def _needs_dims(step: Step) -> bool:
-    dims: list[Dim] = [binding.offset for binding in step.bindings]
-    for fill in step.fills:
-        dims += [fill.binding.offset, *fill.sizes]
-    return any(not isinstance(dim, int) for dim in dims)
+def _fill_lines(index: int, step: Step, symbols: Sequence[str]) -> list[str]:
+    """Return data for halos of constant size and place, a function for the others."""
+    lines, rows, calls = [], [], []
+    for place, fill in enumerate(_effective(step.fills)):
+        rank = len(fill.sizes)
+        sizes = ", ".join(c_dim(size, symbols) for size in fill.sizes)
+        halo = ", ".join(f"{{{before}, {after}}}" for before, after in fill.halo)
+        name = f"{index}_{place}"
+        halo_line = f"static const int64_t halo_{name}[][2] = {{{halo}}};"
+        if _is_static(fill):
+            lines += [halo_line, f"static const int64_t sizes_{name}[] = {{{sizes}}};"]
+            rows.append(
+                f"{{{_pointer(fill.binding)}, {rank}, {fill.itemsize}, sizes_{name}, halo_{name}}}"
+            )
+            continue
+        start = _local_pointer(fill.binding, symbols)
+        calls += [
+            f"    {{ {halo_line}",
+            f"      const int64_t sizes[] = {{{sizes}}};",
+            "      const planish_fill f =",
+            f"          {{{start}, {rank}, {fill.itemsize}, sizes, halo_{name}}};",
+            "      planish_zero_halo(c, &f); }",
+        ]
+    if rows:
+        lines.append(f"static const planish_fill fills_{index}[] = {{{', '.join(rows)}}};")
+    if calls:
+        lines += [
+            f"static void fill_{index}(const planish_call *c)",
+            "{ const int64_t *const d = c->dims; (void)d;",
+            *calls,
+            "}",
+        ]
+    return lines
 
 
-def _guard_needs_dims(step: Step) -> bool:
-    return any(not isinstance(binding.offset, int) for binding, _ in step.guard)
+def _effective(fills: Sequence[HaloFill]) -> list[HaloFill]:
+    """Return the fills that do something; axes inside the last one with a halo are folded."""
+    effective = []
+    for fill in fills:
+        with_halo = [axis for axis, pair in enumerate(fill.halo) if pair != (0, 0)]
+        if not with_halo:
+            continue
+        rank = with_halo[-1] + 1
+        inner = product(fill.sizes[rank:])
+        if not isinstance(inner, int):  # rare: an extent inside the halo is symbolic
+            effective.append(fill)
+            continue
+        effective.append(
+            HaloFill(fill.binding, fill.sizes[:rank], fill.halo[:rank], inner * fill.itemsize)
+        )
+    return effective
 
 
-def _pointer(binding: Binding, symbols: Sequence[str]) -> str:
-    base = _BASES[binding.space].format(binding.index)
-    if binding.offset == 0:
-        return base
-    return f"{base} + {c_dim(binding.offset, symbols)}"
+def _is_static(fill: HaloFill) -> bool:
+    return all(isinstance(dim, int) for dim in (fill.binding.offset, *fill.sizes))
 
 
-def _fill_lines(fill: HaloFill, symbols: Sequence[str]) -> list[str]:
-    """Return statements that zero the halo; axes inside the last one with a halo are folded."""
-    with_halo = [axis for axis, pair in enumerate(fill.halo) if pair != (0, 0)]
-    if not with_halo:
-        return []
-    rank = with_halo[-1] + 1
-    unit = product(fill.sizes[rank:]) * fill.itemsize
-    sizes = ", ".join(c_dim(size, symbols) for size in fill.sizes[:rank])
-    halo = ", ".join(f"{{{before}, {after}}}" for before, after in fill.halo[:rank])
-    return [
-        "{",
-        f"    const int64_t sizes[] = {{{sizes}}}, halo[][2] = {{{halo}}};",
-        f"    planish_zero_halo({_pointer(fill.binding, symbols)}, {rank}, sizes, halo, "
-        f"{c_dim(unit, symbols)});",
-        "}",
-    ]
+def _moves(step: Step) -> bool:
+    return any(not isinstance(binding.offset, int) for binding in step.bindings)
 
 
-def _step_table(plan: Plan) -> str:
+def _pointer(binding: Binding) -> str:
+    """Return an initialiser; an offset that depends on symbols is given elsewhere."""
+    offset = binding.offset if isinstance(binding.offset, int) else 0
+    return f"{{{_SPACES[binding.space]}, {binding.index}, {offset}}}"
+
+
+def _local_pointer(binding: Binding, symbols: Sequence[str]) -> str:
+    return (
+        f"(planish_pointer){{{_SPACES[binding.space]}, {binding.index}, "
+        f"{c_dim(binding.offset, symbols)}}}"
+    )
+
+
+def _function(head: str, body: str) -> str:
+    return f"static {head}(const int64_t *d) {{ (void)d; {body} }}"
+
+
+def _step_table(plan: Plan, functions: Mapping[str, str]) -> str:
     rows = []
     for index, step in enumerate(plan.steps):
         if step.function is None:
-            rows.append("    {0, 0, 0, 0},")
+            rows.append(f"    {{0}}, /* {index}: external */")
             continue
-        static = isinstance(step.items, int)
-        count = "0" if static else f"count_{index}"
-        guard = f"guard_{index}" if step.guard else "0"
-        rows.append(f"    {{step_{index}, {count}, {guard}, {step.items if static else 0}}},")
-    table = "\n".join(rows) or "    {0, 0, 0, 0},"
+        fills = _effective(step.fills)
+        static_fills = sum(map(_is_static, fills))
+        static_items = isinstance(step.items, int)
+        fields = (
+            functions[step.function],
+            f"pointers_{index}",
+            f"fills_{index}" if static_fills else "0",
+            len(step.bindings),
+            static_fills,
+            step.items if static_items else 0,
+            "0" if static_items else f"count_{index}",
+            f"move_{index}" if _moves(step) else "0",
+            f"fill_{index}" if static_fills < len(fills) else "0",
+            f"guard_{index}" if step.guard else "0",
+        )
+        rows.append(f"    {{{', '.join(map(str, fields))}}},")
+    table = "\n".join(rows) or "    {0},"
+    most = max((len(step.bindings) for step in plan.steps), default=0)
     return (
         f"static const planish_step planish_steps[] = {{\n{table}\n}};\n"
-        f"enum {{ planish_steps_count = {len(plan.steps)} }};\n"
+        f"enum {{ planish_steps_count = {len(plan.steps)}, planish_max_pointers = {most + 1} }};\n"
     )
 
 
@@ -217,8 +263,7 @@ def _loop_table(plan: Plan) -> str:
     for index, loop in enumerate(plan.loops):
         _check_loop(index, loop, plan)
         counts.append(
-            f"static int64_t loop_{index}(const int64_t *d)\n"
-            f"{{ (void)d; return {c_dim(loop.count, plan.symbols)}; }}"
+            _function(f"int64_t loop_{index}", f"return {c_dim(loop.count, plan.symbols)};")
         )
         parent = -1 if loop.parent is None else loop.parent
         symbol = plan.symbols.index(loop.symbol)
