@@ -1,0 +1,53 @@
+"""Real models through the importer and the interpreter, against their recorded outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planish.ir.text import parse_text, to_text
+from planish.ops.interpreter import run_graph
+from tests.importers.models import read
+
+ROOT = Path(__file__).parents[3] / "shared" / "models"
+RECORDS = sorted(
+    record for record in ROOT.glob("**/*.onnx*.npz") if (record.parent / record.name).exists()
+)
+TOLERANCE = 5e-4  # of the largest recorded magnitude, as tools/real_models.py uses
+
+
+def model_of(record: Path) -> Path:
+    return record.with_name(
+        record.name.removesuffix(".npz").removesuffix(".io").removesuffix(".ort_io")
+    )
+
+
+@pytest.mark.skipif(not RECORDS, reason="the shared models are not beside this checkout")
+@pytest.mark.parametrize("record", RECORDS, ids=lambda path: path.name.split(".npz")[0])
+def test_recorded_outputs(record: Path) -> None:
+    graph = read(str(model_of(record)))
+    arrays = np.load(record)
+    outputs = run_graph(graph, [arrays[f"in:{name}"] for name in graph.input_names])
+    one_step = "qdq" in str(record) or "quant" in str(record)
+    for name, got in zip(graph.output_names, outputs, strict=True):
+        compare(got, arrays[f"out:{name}"], one_step)
+
+
+def compare(got: np.ndarray, want: np.ndarray, one_step: bool) -> None:
+    assert got.shape == want.shape
+    assert got.dtype == want.dtype
+    if want.dtype.kind in "iub":
+        difference = np.abs(got.astype(np.int64) - want.astype(np.int64))
+        assert difference.max(initial=0) <= int(one_step)
+        return
+    limit = TOLERANCE * max(1.0, float(np.abs(want).max(initial=0))) * (100 if one_step else 1)
+    assert np.abs(got.astype(np.float64) - want).max(initial=0) <= limit
+
+
+@pytest.mark.skipif(not RECORDS, reason="the shared models are not beside this checkout")
+@pytest.mark.parametrize("record", RECORDS, ids=lambda path: path.name.split(".npz")[0])
+def test_text_round_trips(record: Path) -> None:
+    text = to_text(read(str(model_of(record))))
+    assert to_text(parse_text(text)) == text
