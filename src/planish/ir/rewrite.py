@@ -96,10 +96,19 @@ def remove_dead(node: Node, graph: Graph) -> int:
         if each.graph is not graph or is_read(each, graph):
             continue
         feeders = [v.producer for v in each.present_inputs if v.producer is not None]
-        graph.remove(each)
+        discard(each, graph)
         removed += 1
         pending.extend(dict.fromkeys(reversed(feeders)))
     return removed
+
+
+def discard(node: Node, graph: Graph) -> None:
+    """Remove `node` for good: what its subgraphs read from around them is no longer read."""
+    for subgraph in node.subgraphs:
+        for inner in reversed(subgraph):
+            subgraph.outputs = []
+            discard(inner, subgraph)
+    graph.remove(node)
 
 
 def is_read(node: Node, graph: Graph) -> bool:

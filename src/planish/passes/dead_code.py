@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from planish.ir.graph import Graph
+from planish.ir.rewrite import discard
 from planish.passes.graph_pass import GraphPass
 
 
@@ -18,7 +19,7 @@ class DeadCode(GraphPass):
         for node in reversed(graph):
             if any(output.uses or output in kept for output in node.outputs):
                 continue
-            graph.remove(node)
+            discard(node, graph)
             removed += 1
         if removed:
             self.count("dead nodes", removed)

@@ -25,10 +25,13 @@ class ExtentSources:
     ----------
     graph : Graph
         Sources are this graph's inputs and the values that its nodes compute.
+    outer : ExtentSources, optional
+        Sources of the graph around it, as far as they come before the node that holds it.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, outer: ExtentSources | None = None) -> None:
         self._graph = graph
+        self._outer = outer
         self._places: dict[str, tuple[Value, int]] = {}
         for value in graph.inputs:
             self.add(value)
@@ -42,7 +45,9 @@ class ExtentSources:
 
     def place(self, name: str) -> tuple[Value, int] | None:
         """Return (value, axis) where symbol `name` can be read."""
-        return self._places.get(name)
+        if name in self._places or self._outer is None:
+            return self._places.get(name)
+        return self._outer.place(name)
 
     def emit(
         self, before: Node, dims: Sequence[Dim], scalar: bool = False, dtype: DType = I64
@@ -57,7 +62,7 @@ class ExtentSources:
             value.content = tuple(dims)
             return value
         names = sorted({name for dim in dims for name in symbols_of(dim)})
-        found = [self._places.get(name) for name in names]
+        found = [self.place(name) for name in names]
         sources = [place for place in found if place is not None]
         if len(sources) < len(found):
             return None

@@ -33,13 +33,18 @@ class FoldShapes(GraphPass):
     name = "fold_shapes"
 
     def run(self, graph: Graph) -> bool:
-        """Go forward once; replace operands whose contents are known."""
-        sources = ExtentSources(graph)
+        """Go forward once, subgraphs included; replace operands whose contents are known."""
+        return self._run(graph, ExtentSources(graph))
+
+    def _run(self, graph: Graph, sources: ExtentSources) -> bool:
         cached: dict[tuple[object, ...], Value] = {}
         modified = False
         for node in graph:
             if not _computes_content(node):
                 modified |= self._replace_operands(node, graph, sources, cached)
+            for subgraph in node.subgraphs if node.op != "Region" else ():
+                # extents of the graphs around it are read there
+                modified |= self._run(subgraph, ExtentSources(subgraph, sources))
             for output in node.outputs:
                 sources.add(output)
         return modified

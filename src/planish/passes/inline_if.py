@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from planish.ir.graph import Graph, Node, Value
+from planish.ir.rewrite import discard
 from planish.passes.building import emit
 from planish.passes.graph_pass import GraphPass
 
@@ -56,7 +57,7 @@ def _inline(node: Node, graph: Graph, branch: Graph) -> None:
         if _needs_copy(result, graph, output):
             result = emit(graph, node, "Identity", [result])
         graph.replace_value(output, result)
-    graph.remove(node)
+    discard(node, graph)
 
 
 def _rename(node: Node, graph: Graph) -> None:
