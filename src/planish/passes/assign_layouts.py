@@ -27,6 +27,7 @@ from planish.passes.operands import (
     CHANNELS_LAST,
     FOLLOW,
     FREE_OUTER_AXES,
+    REDUCTIONS,
     Requirement,
     requirement,
     widest,
@@ -122,6 +123,8 @@ class _Assignment:
             return Layout.channels_last(rank).order
         if kind in FREE_OUTER_AXES:
             return wanted if wanted is not None and wanted[-1:] == row_major[-1:] else row_major
+        if kind in REDUCTIONS:
+            return wanted or self._natural_order(node, output) or row_major
         if kind not in FOLLOW:
             return row_major
         natural = self._natural_order(node, output)
@@ -136,7 +139,7 @@ class _Assignment:
         votes: dict[Order, float] = {}
         for value in node.present_inputs:
             order = self.map.order(value)
-            if order is None or value.shape != output.shape:
+            if order is None or not _same_axes(value, output):
                 continue
             votes[order] = votes.get(order, 0) + 1
         return max(votes, key=lambda order: votes[order]) if votes else None
@@ -263,6 +266,14 @@ class _Assignment:
         node.replace_input(0, dense)
         if not self.map.follow(node):
             raise GraphError("a view operator's result has no address", where=str(node))
+
+
+def _same_axes(value: Value, output: Value) -> bool:
+    """Whether an operand has the axes of a result, reduced ones (extent 1) aside."""
+    if value.rank != output.rank:
+        return False
+    pairs = zip(value.known_shape, output.known_shape, strict=True)
+    return all(out in (have, 1) for have, out in pairs)
 
 
 def _anywhere(shape: Shape) -> Requirement:

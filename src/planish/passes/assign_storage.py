@@ -24,7 +24,7 @@ from planish.passes.concat_runs import find_runs
 from planish.passes.copies import insert_copy
 from planish.passes.graph_pass import GraphPass
 from planish.passes.opaque import is_settled
-from planish.passes.operands import covers, requirement
+from planish.passes.operands import FOLLOW, REDUCTIONS, covers, requirement
 from planish.passes.view_map import ViewMap
 from planish.passes.views import (
     BIJECTIVE,
@@ -217,8 +217,11 @@ class _Assignment:
         order = _layout(value).order
         if follows(storage.strides, shape, order, self.ranges):
             return True
-        kind = value.producer.attributes.get("kind") if value.producer is not None else None
-        return kind == "pointwise" or (value.producer is not None and value.producer.op == "Concat")
+        producer = value.producer
+        if producer is None:
+            return False
+        kind = producer.attributes.get("kind")
+        return producer.op == "Concat" or kind in FOLLOW or kind in REDUCTIONS
 
     def _readers_agree(self, value: Value, view: View) -> bool:
         """Whether every reader can still read its operand when `value` lies at `view`."""

@@ -53,6 +53,21 @@ FOLLOW = frozenset(
         "pointwise",
     }
 )
+# reduce rows to scalars: results go anywhere
+REDUCTIONS = frozenset(
+    {
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceLogSum",
+        "ReduceLogSumExp",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceMin",
+        "ReduceProd",
+        "ReduceSum",
+        "ReduceSumSquare",
+    }
+)
 # read rows as vectors: the last axis of every operand is contiguous; outer axes are free, also
 # in the output (attention heads are written straight into the order their reader wants)
 CONTIGUOUS_ROWS = frozenset(

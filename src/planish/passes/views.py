@@ -14,6 +14,7 @@ divided exactly the answer is None, which means "needs a copy", never a wrong ad
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -195,21 +196,26 @@ def numeric(dim: Dim, ranges: Ranges) -> float:
 
 
 def order_of(strides: Shape, shape: Shape, ranges: Ranges) -> tuple[int, ...]:
-    """Return the axes from the largest stride to the smallest; ties keep the logical order."""
-    keys = [-abs(numeric(stride, ranges)) for stride in strides]
+    """Return the axes from the largest stride to the smallest; ties keep the logical order.
+
+    Broadcast axes (stride 0) come first: they say nothing about the order of what is there.
+    """
+    sizes = [abs(numeric(stride, ranges)) for stride in strides]
+    keys = [-size if size else -math.inf for size in sizes]
     return tuple(sorted(range(len(shape)), key=lambda axis: keys[axis]))
 
 
 def follows(strides: Shape, shape: Shape, order: Sequence[int], ranges: Ranges) -> bool:
     """Whether memory is nested in `order` and its innermost axis is contiguous.
 
-    Axes of extent 1 do not matter. This is what a kernel written for `order` needs: steps between
-    rows may be larger than a row, but rows do not interleave.
+    Axes of extent 1 do not matter; where the innermost axis is one, nothing needs to be
+    contiguous, because the kernel's vectors have one element. This is what a kernel written for
+    `order` needs: steps between rows may be larger than a row, but rows do not interleave.
     """
     axes = [axis for axis in order if shape[axis] != 1]
     if not axes:
         return True
-    if strides[axes[-1]] != 1:
+    if shape[order[-1]] != 1 and strides[order[-1]] != 1:
         return False
     sizes = [numeric(strides[axis], ranges) for axis in axes]
     extents = [numeric(shape[axis], ranges) for axis in axes]
