@@ -56,7 +56,7 @@ def test_nan_is_found_and_infinities_are_not_nan(dtype: type) -> None:
 def test_wrong_counts_are_refused(field: str) -> None:
     tensor = TensorProto(data_type=TensorProto.FLOAT, dims=[3])
     getattr(tensor, field).extend([1, 2])
-    with pytest.raises(ModelError, match="3 f32 elements has [02] in float_data"):
+    with pytest.raises(ModelError, match=r"3 f32 elements has [02] in float_data"):
         TensorReader(None).read(tensor, "here")
 
 
@@ -180,9 +180,8 @@ def test_large_files_with_repeated_names_are_parsed_whole(tmp_path: Path) -> Non
 
 
 def _root(array: np.ndarray) -> object:
+    """Return what holds the memory of `array`: a map of a file, or something else."""
     base: object = array
-    while (
-        isinstance(base, np.ndarray) and base.base is not None and not isinstance(base, np.memmap)
-    ):
+    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
         base = base.base
     return base
