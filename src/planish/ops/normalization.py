@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from planish.errors import ShapeError
+from planish.errors import ShapeError, UnsupportedOperatorError
 from planish.ir.declarations import REQUIRED
 from planish.ir.graph import Node
 from planish.ir.shape import Shape
@@ -85,12 +85,10 @@ class BatchNormalization(Op):
 
     @classmethod
     def infer(cls, node: Node) -> list[Inferred]:
-        """Return the input's type; raise ShapeError in training mode."""
+        """Return the input's type; refuse training mode."""
         if node.attributes["training_mode"]:
-            raise ShapeError(
-                "BatchNormalization with training_mode=1 changes its statistics at run time",
-                where=str(node),
-                fix="export the model in inference mode (model.eval() in PyTorch)",
+            raise UnsupportedOperatorError(
+                [f"{node} (training_mode=1: export the model in inference mode)"]
             )
         check_channels(node, (1, 2, 3, 4))
         return _same_type(node)
