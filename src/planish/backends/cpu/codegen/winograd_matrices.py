@@ -52,8 +52,10 @@ def transforms(m: int, r: int = 3) -> Transforms:
 def transform_filters(filters: np.ndarray, m: int) -> np.ndarray:
     """Return G g G^T of `filters` [K, C, 3, 3] as float32 [n, n, C, K], computed in float64."""
     g = np.array([[float(x) for x in row] for row in transforms(m).filter])
-    product = np.einsum("ia,kcab,jb->ijck", g, filters.astype(np.float64), g, optimize=True)
-    return np.asarray(product, np.float32)
+    # one product with G (x) G: einsum over the four axes takes ten times as long
+    taps = filters.astype(np.float64).transpose(2, 3, 1, 0).reshape(9, -1)
+    product = (np.kron(g, g) @ taps).astype(np.float32)
+    return product.reshape(len(g), len(g), filters.shape[1], filters.shape[0])
 
 
 def _product(factors: Iterable[Fraction]) -> Fraction:
