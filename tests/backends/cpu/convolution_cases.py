@@ -22,8 +22,8 @@ from planish.tactics.tactic import Kernel, Region, Tactic
 from planish.tactics.target import Target
 from tests.backends.cpu.kernel_harness import Case, Library, run_case
 
-RANGE = (1, 5, 40)
-SIZES = {"N": 3, "H": 9, "W": 21, "S": 19}
+RANGE = (1, 5, 48)
+SIZES = {"N": 3, "H": 9, "W": 21, "S": 43}
 
 
 @dataclass(frozen=True)

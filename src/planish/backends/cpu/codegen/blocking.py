@@ -7,10 +7,12 @@ divide the rows and columns at hand. The order of the loops follows from what fi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from planish.backends.cpu.codegen.gemm import Blocking, Problem
+from planish.backends.cpu.codegen.gemm_problem import Blocking, Problem
+from planish.backends.cpu.codegen.packing import Columns
 from planish.backends.cpu.codegen.row_axes import Tiling
 from planish.backends.cpu.codegen.tile import MINIMUM_CHAINS
 from planish.ir.shape import Dim, evaluate
@@ -63,7 +65,7 @@ def candidate_blockings(
     found: dict[tuple[object, ...], _Candidate] = {}
     for rows, vectors in shapes:
         tiling = problem.tiling(rows)
-        columns = problem.column_split(vectors)
+        columns = problem.column_split(vectors, bindings)
         key = (tuple(tiling.shapes), columns.vectors, columns.narrow)
         cycles = _cycles(problem, tiling, vectors, bindings)
         if key not in found or cycles < found[key].cycles:
@@ -80,8 +82,8 @@ def candidate_blockings(
 
 def _cycles(problem: Problem, tiling: Tiling, vectors: int, bindings: dict[str, int]) -> float:
     """Return the modelled cycles of one plane."""
-    columns = problem.column_split(vectors)
-    steps = problem.depth / problem.kind.group
+    columns = problem.column_split(vectors, bindings)
+    steps = extent_at(problem.depth, bindings) / problem.kind.group
     total = 0.0
     for count, height, width in _tile_counts(tiling, bindings):
         for panels, wide in (
@@ -126,12 +128,16 @@ def _arrange(
 ) -> Blocking:
     """Return the loop order and the sizes of items for one tile shape."""
     itemsize = problem.kind.dtype.itemsize
-    columns = problem.column_split(candidate.vectors)
-    weights = problem.depth * columns.padded * itemsize
+    columns = problem.column_split(candidate.vectors, bindings)
+    depth = extent_at(problem.depth, bindings)
+    weights = depth * columns.padded * itemsize
     tiles = extent_at(candidate.tiling.count, bindings)
-    row_bytes = max(problem.depth // _overlap(problem), 1) * itemsize
+    row_bytes = max(depth // _overlap(problem), 1) * itemsize
     tile_bytes = candidate.tiling.rows * row_bytes
     blocking = Blocking(candidate.rows, candidate.vectors)
+    if problem.right is not None:
+        # panels are packed by the item that uses them: all tiles of a plane belong to one item
+        return _spread_panels(problem, Blocking(candidate.rows, candidate.vectors), columns, target)
     if weights <= target.l2 // 2 and tiles > 1:
         block = max(1, min(tiles, target.l1 // 2 // max(tile_bytes, 1)))
         blocking = replace(blocking, order="m", tiles=block, panels=0)
@@ -139,6 +145,19 @@ def _arrange(
         block = max(1, min(tiles, target.l2 // 2 // max(tile_bytes, 1)))
         blocking = replace(blocking, order="n", tiles=0 if block >= tiles else block, panels=1)
     return _spread(problem, blocking, candidate, target, bindings)
+
+
+def _spread_panels(
+    problem: Problem, blocking: Blocking, columns: Columns, target: Target
+) -> Blocking:
+    """Return `blocking` for a right operand: as few items as the threads need."""
+    static = [axis.extent for axis in problem.outer if isinstance(axis.extent, int)]
+    batch = math.prod(static)
+    tiles = 1 << 20  # all
+    if batch >= 2 * target.threads:
+        return replace(blocking, tiles=tiles, panels=columns.panels)
+    panels = max(1, columns.panels // (2 * target.threads))
+    return replace(blocking, tiles=tiles, panels=panels)
 
 
 def _overlap(problem: Problem) -> int:
@@ -162,7 +181,7 @@ def _spread(
     images = 1
     for axis in problem.outer:
         images *= extent_at(axis.extent, bindings)
-    columns = problem.column_split(candidate.vectors)
+    columns = problem.column_split(candidate.vectors, bindings)
     tiles = extent_at(candidate.tiling.count, bindings)
     wanted = target.threads * 4
     for _ in range(16):
@@ -186,18 +205,21 @@ def _variations(
 ) -> Sequence[Blocking]:
     """Return other loop orders, prefetch distances and K blockings for one tile shape."""
     base = _arrange(problem, candidate, target, bindings)
+    if problem.right is not None:
+        return []
     tiles = extent_at(candidate.tiling.count, bindings)
-    columns = problem.column_split(candidate.vectors)
+    columns = problem.column_split(candidate.vectors, bindings)
     variations = [replace(base, prefetch=16)]
     if base.order == "m":
         variations.append(replace(base, order="n", tiles=0, panels=1))
         variations.append(replace(base, tiles=max(1, base.tiles * 4)))
     else:
         variations.append(replace(base, order="m", tiles=min(8, tiles), panels=0))
-    panel_bytes = problem.depth * columns.vectors * problem.unit.lanes * problem.kind.dtype.itemsize
+    depth, itemsize = extent_at(problem.depth, bindings), problem.kind.dtype.itemsize
+    panel_bytes = depth * columns.vectors * problem.unit.lanes * itemsize
     if panel_bytes > target.l1 and tiles > 1:
         split = replace(base, order="n", panels=1, tiles=0)
-        if problem.run >= 1024:
+        if isinstance(problem.run, int) and problem.run >= 1024:
             variations.append(replace(split, depth=512, hoist=len(problem.loops) + 1))
         elif problem.loops:
             variations.append(replace(split, hoist=1))

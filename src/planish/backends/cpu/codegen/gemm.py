@@ -1,6 +1,6 @@
 """Implicit GEMM: tiles over rows and column panels, as one C kernel.
 
-    out[row][column] = epilogue(bias[column] + sum over k of input[row + offset(k)] * weight[k][column])
+    out[row][column] = epilogue(bias[column] + sum_k input[row + offset(k)] * weight[k][column])
 
 Layouts: the input lies so that K runs are contiguous (channels last, or a matrix's rows) and its
 padding is memory that holds zeros; weights are packed in column panels (packing.py). Nothing is
@@ -12,154 +12,23 @@ so weights are read once (few rows, large weights); order "m" walks row blocks i
 the input is read once and the weights stay in L2. `hoist` moves outer K loops around the tile loop:
 a part of a panel then stays in L1 while all tiles of the item accumulate through a buffer; this is
 for long K, where a panel exceeds L2.
+
+A right operand that is no constant is packed panel by panel into scratch, once an item.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
-from planish.backends.cpu.codegen.element import ElementKind, VectorUnit
-from planish.backends.cpu.codegen.epilogue import Epilogue, parameters_of, print_finish
-from planish.backends.cpu.codegen.packing import Columns, split_columns
-from planish.backends.cpu.codegen.row_axes import Axis, Tiling, tile_rows
-from planish.backends.cpu.codegen.scalar import c_dim
+from planish.backends.cpu.codegen.epilogue import parameters_of, print_finish
+from planish.backends.cpu.codegen.gemm_problem import Blocking, Problem, RightOperand
+from planish.backends.cpu.codegen.packing import Columns
+from planish.backends.cpu.codegen.row_axes import Tiling
+from planish.backends.cpu.codegen.scalar import c_dim, memory_type
 from planish.backends.cpu.codegen.tile import KWalk, Tile, print_accumulate, print_block
-from planish.ir.shape import Dim, ceildiv, product
-
-
-@dataclass(frozen=True)
-class Blocking:
-    """The tunable part of a GEMM kernel.
-
-    Attributes
-    ----------
-    rows, vectors : int
-        Limits of a tile.
-    order : str
-        "n" or "m": what the outer loop walks.
-    tiles, panels : int
-        Tiles and panels of an item (0: all).
-    depth : int
-        Longest run of K; a longer one becomes a loop of shorter ones (0: as it is).
-    hoist : int
-        K loops around the tile loop.
-    prefetch : int
-        K steps ahead at which packed weights are prefetched.
-    """
-
-    rows: int
-    vectors: int
-    order: str = "n"
-    tiles: int = 0
-    panels: int = 1
-    depth: int = 0
-    hoist: int = 0
-    prefetch: int = 0
-
-    @staticmethod
-    def of(config: Mapping[str, Any]) -> Blocking:
-        """Read the entries of a tactic's configuration that are a blocking's."""
-        names = Blocking.__dataclass_fields__
-        return Blocking(**{key: value for key, value in config.items() if key in names})
-
-    def as_config(self) -> dict[str, Any]:
-        """Return the fields as a printable configuration."""
-        return {name: getattr(self, name) for name in Blocking.__dataclass_fields__}
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One GEMM, everything but the blocking.
-
-    Attributes
-    ----------
-    unit, kind : VectorUnit, ElementKind
-        What it is computed with.
-    symbols : tuple of str
-        Symbols in the order of the kernel's `d`.
-    axes : tuple of Axis
-        Row axes after `merge_axes`; strides[0] is the input's, the others the epilogue's accesses'.
-    columns : int
-        N (of one group).
-    loops : tuple of (int, Dim)
-        Outer K loops: count, stride in the input.
-    run : int
-        Innermost contiguous K elements.
-    epilogue : Epilogue
-    input_offset : Dim
-        Elements from the input's pointer to the first row's first tap (negative into the halo).
-    input_pointer, weight_pointer : int
-        Indices into the kernel's pointers.
-    bias_pointer : int or None
-    """
-
-    unit: VectorUnit
-    kind: ElementKind
-    symbols: tuple[str, ...]
-    axes: tuple[Axis, ...]
-    columns: int
-    loops: tuple[tuple[int, Dim], ...]
-    run: int
-    epilogue: Epilogue
-    input_offset: Dim
-    input_pointer: int
-    weight_pointer: int
-    bias_pointer: int | None
-
-    @property
-    def depth(self) -> int:
-        """K in packed elements."""
-        total = self.kind.padded(self.run)
-        for count, _ in self.loops:
-            total *= count
-        return total
-
-    @property
-    def x(self) -> Axis:
-        """The innermost row axis."""
-        return self.axes[-1]
-
-    @property
-    def y(self) -> Axis | None:
-        """The axis around `x` when a tile may span it."""
-        if len(self.axes) < 2 or not isinstance(self.x.extent, int):
-            return None
-        axis = self.axes[-2]
-        return axis if isinstance(axis.extent, int) and not axis.own_weights else None
-
-    @property
-    def outer(self) -> tuple[Axis, ...]:
-        """Axes that the kernel loops over outside of tiles."""
-        return self.axes[: len(self.axes) - (1 if self.y is None else 2)]
-
-    def tiling(self, rows: int) -> Tiling:
-        """Return how tiles of at most `rows` rows cover the plane of y and x."""
-        y = self.y
-        if y is None:
-            return tile_rows(1, self.x.extent, rows)
-        stackable = all(isinstance(stride, int) for stride in y.strides)
-        extent = y.extent
-        return tile_rows(extent if isinstance(extent, int) else 1, self.x.extent, rows, stackable)
-
-    def with_short_runs(self, limit: int) -> Problem:
-        """Return this problem with the run cut into equal parts of at most `limit`, if it can be.
-
-        The packed weights stay the same: parts are whole groups.
-        """
-        group = self.kind.group
-        if not limit or self.run <= limit or self.run % group:
-            return self
-        parts = -(-self.run // limit)
-        while self.run % (parts * group):
-            parts += 1
-        run = self.run // parts
-        return replace(self, loops=(*self.loops, (parts, run)), run=run)
-
-    def column_split(self, vectors: int) -> Columns:
-        """Return the panels for at most `vectors` vectors."""
-        return split_columns(self.columns, self.unit.lanes, vectors)
+from planish.ir.dtypes import BF16
+from planish.ir.shape import Dim, ceildiv, evaluate, product
 
 
 @dataclass
@@ -172,15 +41,21 @@ class GemmSource:
     columns: Columns
 
 
-def print_gemm(problem: Problem, blocking: Blocking) -> GemmSource:
-    """Return the C source of `problem` under `blocking`."""
-    return _Printer(problem.with_short_runs(blocking.depth), blocking).print()
+def print_gemm(
+    problem: Problem, blocking: Blocking, largest: Mapping[str, int] | None = None
+) -> GemmSource:
+    """Return the C source of `problem` under `blocking`.
+
+    `largest` holds the symbols' largest values; scratch for a right operand is sized by them.
+    """
+    return _Printer(problem.with_short_runs(blocking.depth), blocking, largest or {}).print()
 
 
 @dataclass
 class _Printer:
     problem: Problem
     blocking: Blocking
+    largest: Mapping[str, int]
     tiling: Tiling = field(init=False)
     columns: Columns = field(init=False)
 
@@ -200,7 +75,14 @@ class _Printer:
 
     @property
     def inline(self) -> bool:
-        return self.problem.epilogue.form == "inline"
+        # symbolic columns leave any vector of a panel partly filled: only the buffer can do that
+        return self.problem.epilogue.form == "inline" and isinstance(self.problem.columns, int)
+
+    @property
+    def panel_count(self) -> Dim:
+        if isinstance(self.problem.columns, int):
+            return self.columns.panels
+        return ceildiv(self.problem.columns, self.columns.vectors * self.problem.unit.lanes)
 
     @property
     def buffered(self) -> bool:
@@ -220,8 +102,22 @@ class _Printer:
         return min(self.blocking.tiles or count, count)
 
     @property
-    def block_panels(self) -> int:
-        return min(self.blocking.panels or self.columns.panels, self.columns.panels)
+    def block_panels(self) -> Dim:
+        """Panels of one item."""
+        count = self.panel_count
+        if not isinstance(count, int):
+            return self.blocking.panels or count
+        return min(self.blocking.panels or count, count)
+
+    @property
+    def packed_bytes(self) -> int:
+        """Scratch in front of the accumulators: a panel of the right operand."""
+        if self.problem.right is None:
+            return 0
+        kind = self.problem.kind
+        depth = evaluate(self.problem.depth, self.largest)
+        size = depth * self.columns.vectors * self.problem.unit.lanes * kind.dtype.itemsize
+        return -(-size // 64) * 64
 
     @property
     def scratch_floats(self) -> int:
@@ -244,7 +140,8 @@ class _Printer:
             parts.append(self.print_tile(tile))
         parts.append(self.print_kernel())
         source = "\n".join(parts)
-        return GemmSource(source, self.items, self.scratch_floats * 4, self.columns)
+        scratch = self.packed_bytes + self.scratch_floats * 4
+        return GemmSource(source, self.items, scratch, self.columns)
 
     @property
     def items(self) -> Dim:
@@ -256,7 +153,7 @@ class _Printer:
         others = [i for i, axis in enumerate(self.problem.outer) if not axis.own_weights]
         extents = [axis.extent for axis in self.problem.outer]
         blocks = ("block", ceildiv(self.tiling.count, self.block_tiles))
-        panels = ("panels", ceildiv(self.columns.panels, self.block_panels))
+        panels = ("panels", ceildiv(self.panel_count, self.block_panels))
         groups = [(f"i{i}", extents[i]) for i in own]
         batch = [(f"i{i}", extents[i]) for i in others]
         if self.blocking.order == "n":
@@ -291,7 +188,8 @@ class _Printer:
         v, lanes = unit.prefix, unit.lanes
         depth = self.blocking.hoist
         loops = tuple((count, self.dim(stride)) for count, stride in problem.loops[depth:])
-        walk = KWalk(loops, problem.run)
+        run = problem.run if isinstance(problem.run, int) else self.dim(problem.run)
+        walk = KWalk(loops, run)
         cells = [(row, vector) for row in range(tile.rows) for vector in range(tile.vectors)]
         lines = [f"{v} {', '.join(f'c{r}_{i}' for r, i in cells)};"]
         start = self.print_start(tile)
@@ -418,8 +316,15 @@ class _Printer:
         lines = [
             f"{source}const input = ({source})p[{problem.input_pointer}] + "
             f"{self.dim(problem.input_offset)};",
-            f"const {ctype} *const weights = (const {ctype} *)p[{problem.weight_pointer}];",
         ]
+        if problem.right is not None:
+            right = memory_type(problem.right.dtype)
+            lines.append(
+                f"const {right} *const right = (const {right} *)p[{problem.right.pointer}];"
+            )
+        else:
+            pointer = problem.weight_pointer
+            lines.append(f"const {ctype} *const weights = (const {ctype} *)p[{pointer}];")
         if problem.bias_pointer is not None:
             lines.append(f"const float *const biases = (const float *)p[{problem.bias_pointer}];")
         return lines
@@ -432,9 +337,9 @@ class _Printer:
             f"const int64_t first_tile = block * {self.dim(tiles)};",
             f"const int64_t last_tile = planish_min_i64(first_tile + {self.dim(tiles)}, "
             f"{self.dim(self.tiling.count)});",
-            f"const int64_t first_panel = panels * {panels};",
-            f"const int64_t last_panel = planish_min_i64(first_panel + {panels}, "
-            f"{self.columns.panels});",
+            f"const int64_t first_panel = panels * {self.dim(panels)};",
+            f"const int64_t last_panel = planish_min_i64(first_panel + {self.dim(panels)}, "
+            f"{self.dim(self.panel_count)});",
             "for (int64_t panel = first_panel; panel < last_panel; panel++) {",
             *self.print_panel(),
             "}",
@@ -459,7 +364,7 @@ class _Printer:
         matrix = [
             f"i{i} * {self.dim(product(a.extent for a in problem.outer[i + 1 :] if a.own_weights))}"
             for i, axis in enumerate(problem.outer)
-            if axis.own_weights
+            if axis.own_weights and problem.right is None
         ]
         lines.append(f"const int64_t matrix = {' + '.join(matrix) or '0'};")
         for index, access in enumerate(problem.epilogue.accesses, start=1):
@@ -484,22 +389,45 @@ class _Printer:
         wide = str(columns.vectors)
         if columns.narrow:
             wide = f"(panel < {columns.wide} ? {columns.vectors} : {columns.vectors - 1})"
+        before = f"panel * {columns.vectors}"
+        if columns.narrow:
+            before = f"({before} - planish_max_i64(panel - {columns.wide}, 0))"
         lines = [
             f"const int64_t vectors = {wide};",
-            f"const int64_t column = (panel * {columns.vectors} - "
-            f"planish_max_i64(panel - {columns.wide}, 0)) * {lanes};",
-            f"const int64_t count = planish_min_i64(vectors * {lanes}, {columns.count} - column);",
+            f"const int64_t column = {before} * {lanes};",
+            f"const int64_t count = planish_min_i64(vectors * {lanes}, "
+            f"{self.dim(problem.columns)} - column);",
             f"const int part = (int)(count - (vectors - 1) * {lanes});",
-            f"const {problem.kind.ctype} *const panel_b = weights + "
-            f"(matrix * {columns.padded} + column) * {depth};",
         ]
+        if problem.right is not None:
+            lines += self.print_pack(problem.right)
+        else:
+            lines.append(
+                f"const {problem.kind.ctype} *const panel_b = weights + "
+                f"(matrix * {columns.padded} + column) * {self.dim(depth)};"
+            )
         if problem.bias_pointer is not None:
             lines.append(f"const float *const bias = biases + matrix * {columns.padded} + column;")
-        lines += [
-            f"const int64_t chunk = {depth // self.hoisted_count} * vectors * {lanes};",
-            *self.print_hoisted(),
+        if isinstance(depth, int):
+            lines.append(
+                f"const int64_t chunk = {depth // self.hoisted_count} * vectors * {lanes};"
+            )
+        return lines + self.print_hoisted()
+
+    def print_pack(self, right: RightOperand) -> list[str]:
+        """Return the statements that pack one panel of the right operand into scratch."""
+        kind, unit = self.problem.kind, self.problem.unit
+        offset = "".join(
+            f" + i{i} * {self.dim(stride)}" for i, stride in enumerate(right.outer) if stride != 0
+        )
+        source = f"right{offset} + column * {self.dim(right.column)}"
+        name = "pairs" if kind.group == 2 else "widened" if right.dtype is BF16 else "floats"
+        form, stride = ("rows", right.row) if right.column == 1 else ("columns", right.column)
+        return [
+            f"{kind.ctype} *const panel_b = ({kind.ctype} *)scratch;",
+            f"{unit.prefix}_pack_{form}_{name}({source}, {self.dim(stride)}, "
+            f"{self.dim(self.problem.run)}, count, vectors * {unit.lanes}, panel_b);",
         ]
-        return lines
 
     @property
     def hoisted_count(self) -> int:
@@ -534,7 +462,8 @@ class _Printer:
         lines = []
         if self.buffered:
             place = f" + (tile - first_tile) * {self.tile_floats}" if self.hoisted else ""
-            lines.append(f"float *acc = (float *)scratch{place};")
+            base = f"scratch + {self.packed_bytes}" if self.packed_bytes else "scratch"
+            lines.append(f"float *acc = (float *)({base}){place};")
         if self.tiling.is_dynamic:
             return [*lines, *self.print_dynamic_tile(offset)]
         return [*lines, *self.print_static_tile(offset)]

@@ -21,7 +21,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Columns:
-    """How N columns are cut into panels: first `wide` panels of `vectors`, then `narrow` of one less.
+    """How N columns are cut: first `wide` panels of `vectors`, then `narrow` of one less.
 
     Attributes
     ----------

@@ -6,8 +6,8 @@ Accumulators stay in registers; a row's operand is broadcast from memory at a co
 the tile's pointer; the packed weights are read once a K step as `vectors` whole registers. What
 bounds it: one FMA a register pair, so rows * vectors / 2 cycles a step on a core with two FMA
 ports, while loads are rows + vectors; 6x4, 8x3 and 12x2 reach 99 % of the FMA peak on Zen 5, and
-28x1 does not (every FMA carries a load). Unrolling K brought nothing over a plain loop (out-of-order
-cores overlap steps), so it is only done for short runs.
+28x1 does not (every FMA carries a load). Unrolling K brought nothing over a plain loop (the core
+overlaps steps), so it is only done for short runs.
 """
 
 from __future__ import annotations
@@ -29,19 +29,12 @@ class KWalk:
     ----------
     loops : tuple of (int, str)
         Outer loops: count, and stride in the multiplied input as a C expression (elements).
-    run : int
-        Innermost contiguous elements.
+    run : int or str
+        Innermost contiguous elements; a C expression where it is known at run time.
     """
 
     loops: tuple[tuple[int, str], ...]
-    run: int
-
-    def steps(self, kind: ElementKind) -> int:
-        """Return the K steps (groups) of the whole walk."""
-        total = kind.padded(self.run) // kind.group
-        for count, _ in self.loops:
-            total *= count
-        return total
+    run: int | str
 
 
 @dataclass(frozen=True)
@@ -84,15 +77,19 @@ def print_accumulate(
     """
     splits = chains_of(tile)
     lines = [
-        f"{unit.prefix} {', '.join(f's{s}_{r}_{v} = {unit.prefix}_zero()' for r, v in _cells(tile))};"
+        f"{unit.prefix} s{s}_{r}_{v} = {unit.prefix}_zero();"
         for s in range(1, splits)
+        for r, v in _cells(tile)
     ]
     pointer = "a"
     for level, (count, stride) in enumerate(walk.loops):
         lines.append(f"for (int64_t t{level} = 0; t{level} < {count}; t{level}++) {{")
         lines.append(f"const {kind.input_ctype} *a{level} = {pointer} + t{level} * {stride};")
         pointer = f"a{level}"
-    lines += _print_run(tile, walk.run, kind, unit, pointer, prefetch)
+    if isinstance(walk.run, int):
+        lines += _print_run(tile, walk.run, kind, unit, pointer, prefetch)
+    else:
+        lines += _print_dynamic_run(tile, walk.run, kind, unit, pointer)
     lines += ["}"] * len(walk.loops)
     for s in range(1, splits):
         lines += [f"c{r}_{v} += s{s}_{r}_{v};" for r, v in _cells(tile)]
@@ -106,6 +103,23 @@ def chains_of(tile: Tile) -> int:
 
 def _cells(tile: Tile) -> list[tuple[int, int]]:
     return [(row, vector) for row in range(tile.rows) for vector in range(tile.vectors)]
+
+
+def _print_dynamic_run(
+    tile: Tile, run: str, kind: ElementKind, unit: VectorUnit, pointer: str
+) -> list[str]:
+    group, step = kind.group, tile.vectors * unit.lanes * kind.group
+    lines = [
+        f"const int64_t run = {run};",
+        "int64_t k = 0;",
+        f"for (; k + {group} <= run; k += {group}, b += {step}) {{",
+        *_print_step(tile, kind, unit, f"{pointer} + k", 0, 0, 0),
+        "}",
+    ]
+    if group == 1:
+        return lines
+    rest = _print_step(tile, kind, unit, f"{pointer} + k", 0, 0, 0, single=True)
+    return [*lines, "if (k < run) {", *rest, f"b += {step};", "}"]
 
 
 def _print_run(

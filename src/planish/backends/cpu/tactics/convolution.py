@@ -21,7 +21,8 @@ from planish.backends.cpu.codegen.epilogue import (
     refuse_epilogue,
     split_body,
 )
-from planish.backends.cpu.codegen.gemm import Blocking, Problem, print_gemm
+from planish.backends.cpu.codegen.gemm import print_gemm
+from planish.backends.cpu.codegen.gemm_problem import Blocking, Problem
 from planish.backends.cpu.codegen.packing import pack_columns, pack_matrix
 from planish.backends.cpu.codegen.row_axes import Axis, merge_axes
 from planish.errors import TacticError
