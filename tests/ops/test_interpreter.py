@@ -77,3 +77,44 @@ def test_one_node_runs_alone() -> None:
     node = next(iter(graph_from_text(CHAIN)))
     x = np.ones(4, np.float32)
     assert run_node(node, [x, x])[0].tolist() == [2.0] * 4
+
+
+CONTROL = """\
+graph g(%x: f32[N,3], %c: bool[]) {
+  @three: i64[] = [3]
+  @two: f32[] = [2.0]
+  %h = Mul(%x, @two)
+  %1 = If(%c) {then_branch=graph yes() {
+    %t = Add(%h, %x)
+    return %t
+  }, else_branch=graph no() {
+    return %h
+  }}
+  %2, %3 = Loop(@three, %c, %1) {body=graph body(%i: i64[], %go: bool[], %s: f32?) {
+    %n = Add(%s, %x)
+    return %go, %n, %n
+  }}
+  %4, %5 = Scan(%h, %3) {num_scan_inputs=1, body=graph step(%state: f32?, %slice: f32?) {
+    %sum = Add(%state, %slice)
+    return %sum, %sum
+  }}
+  return %2, %3, %4, %5
+}
+"""
+
+
+def test_control_flow_reads_outer_values() -> None:
+    graph = graph_from_text(CONTROL)
+    shapes = [str(value).split("f32")[1] for value in graph.outputs]
+    assert shapes[0] == "[N,3]"
+    assert shapes[1].endswith(",N,3]")
+    assert shapes[2] == "[N,3]"
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    final, steps, total, running = run_graph(graph, [x, np.array(True)])
+    assert np.array_equal(final, 6 * x)  # 3x, then x three times
+    assert np.array_equal(steps, np.stack([4 * x, 5 * x, 6 * x]))
+    assert np.array_equal(total, 17 * x)
+    assert np.array_equal(running, np.stack([6 * x, 11 * x, 17 * x]))
+    untaken = run_graph(graph, [x, np.array(False)])
+    assert np.array_equal(untaken[0], 2 * x)  # the loop's condition is false from the start
+    assert len(untaken[1]) == 0
