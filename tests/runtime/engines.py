@@ -23,6 +23,15 @@ from planish.plan.plan import (
 from planish.plan.weights import WeightPool
 from planish.tactics.tactic import Kernel
 
+# the few functions of the prelude that the driver needs: the whole costs the compiler more time
+# than everything else in these tests
+PRELUDE = """
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+static inline int64_t planish_min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
+"""
+
 N = symbol("N")
 WIDTH = 48
 
@@ -64,7 +73,7 @@ def parts_of(
     plan: Plan, kernels: dict[str, Kernel], weights: Any = None, threads: int = 1
 ) -> EngineParts:
     target = detect(threads)
-    source = print_driver(plan, kernels)
+    source = print_driver(plan, kernels, PRELUDE)
     code = compile_source(source, compile_flags(target.features))
     native = NativeCode(
         source, code, tuple(sorted(target.features)), find_compiler().version, threads
