@@ -16,7 +16,7 @@ from typing import Any
 import onnx
 
 from planish.config import Profile
-from planish.errors import ModelError
+from planish.errors import ModelError, ShapeError
 from planish.importers.onnx_attributes import (
     AttributeReader,
     check_against_schema,
@@ -40,8 +40,10 @@ from planish.importers.onnx_tensor import element_type, has_nan
 from planish.importers.profiles import apply_profiles, default_ranges
 from planish.ir.dtypes import F32
 from planish.ir.graph import OPSET, Graph, Value
+from planish.ir.rewrite import discard
 from planish.ir.shape import Shape
 from planish.ir.source import Source
+from planish.ops.content import contents
 from planish.ops.op import OPS
 
 
@@ -107,6 +109,7 @@ class _Importer:
     def __init__(self, model: OnnxModel, functions: FunctionTable) -> None:
         self._model = model
         self._functions = functions
+        self._invalid: onnx.GraphProto | None = None  # the subgraph that was refused last
 
     # -- graphs ----------------------------------------------------------------------------------
 
@@ -207,7 +210,13 @@ class _Importer:
             dtype, shape = given or (_declared_type(info), None)
             value = graph.add_input(inner.label(info.name), dtype, shape)
             inner.scope.bind(info.name, value)
-        self._body(proto, inner)
+        try:
+            self._body(proto, inner)
+        except ShapeError:
+            self._invalid = proto
+            for node in reversed(graph):
+                discard(node, graph)  # what was built of it reads nothing
+            raise
         return graph
 
     # -- values ----------------------------------------------------------------------------------
@@ -246,6 +255,10 @@ class _Importer:
         if proto.op_type == "Constant" and proto.domain in ("", "ai.onnx"):
             self._constant(proto, context, where)
             return
+        branch = _taken_branch(proto, values)
+        if branch is not None:
+            self._bind(proto, self._inlined(branch, context, name), context)
+            return
         function = self._functions.local(proto)
         if function is not None:
             check_call(proto, function, where)
@@ -254,7 +267,18 @@ class _Importer:
         schema = schema_of(proto.op_type, _domain(proto), version_of(proto, context.opsets))
         if schema is not None:
             check_against_schema(proto, schema, values, where)
-        node = self._onnx_node(proto, values, context, where)
+        try:
+            node = self._onnx_node(proto, values, context, where)
+        except ShapeError as error:
+            branch = _other_branch(proto, self._invalid)
+            if branch is None:
+                raise
+            context.emitter.graph.notes.append(
+                f"{where}: one branch cannot run with these shapes ({error.what}), "
+                "so that the other one is always taken"
+            )
+            self._bind(proto, self._inlined(branch, context, name), context)
+            return
         result = upgraded(node, context.emitter)
         if isinstance(result, OnnxNode):
             if result.op not in OPS:
@@ -336,6 +360,22 @@ class _Importer:
         outputs = [self._value(name, inner) for name in function.output[: len(proto.output)]]
         return [value for value in outputs if value is not None]
 
+    def _inlined(self, branch: onnx.GraphProto, context: _Context, name: str) -> list[Value]:
+        """Build the nodes of an If's branch in place of the If; return the branch's outputs.
+
+        The other branch is not looked at: with the shapes at hand it may not even be valid.
+        """
+        scope = _Scope(context.scope)
+        scope.initializers.update({tensor.name: tensor for tensor in branch.initializer})
+        scope.initializers.update({each.values.name: each for each in branch.sparse_initializer})
+        read = context.read | frozenset(names_read(branch))
+        inner = replace(context, scope=scope, read=read, prefix=f"{context.prefix}{name}/")
+        label = f"branch {branch.name} of {self._model.label}"
+        for node in ordered_nodes(branch.node, lambda n: scope.holder(n) is not None, label):
+            self._node(node, inner)
+        outputs = [self._value(info.name, inner) for info in branch.output]
+        return [value for value in outputs if value is not None]
+
     def _bound_attributes(
         self,
         proto: onnx.NodeProto,
@@ -361,6 +401,26 @@ class _Importer:
             if value.producer is not None and value.producer.graph is context.emitter.graph:
                 value.name = context.label(name)
             context.scope.bind(name, value)
+
+
+def _taken_branch(proto: onnx.NodeProto, values: Sequence[Value | None]) -> onnx.GraphProto | None:
+    """Return the branch that an If takes when its condition is known from shapes or constants."""
+    if proto.op_type != "If" or _domain(proto) or not values:
+        return None
+    known = contents(values[0])
+    if known is None or len(known) != 1 or not isinstance(known[0], int):
+        return None
+    wanted = "then_branch" if known[0] else "else_branch"
+    return next((a.g for a in proto.attribute if a.name == wanted), None)
+
+
+def _other_branch(proto: onnx.NodeProto, invalid: onnx.GraphProto | None) -> onnx.GraphProto | None:
+    """Return the branch of an If that is not the `invalid` one."""
+    if proto.op_type != "If" or _domain(proto) or invalid is None:
+        return None
+    branches = [a.g for a in proto.attribute if a.name in ("then_branch", "else_branch")]
+    others = [branch for branch in branches if branch != invalid]
+    return others[0] if len(branches) == 2 and len(others) == 1 else None
 
 
 def _body_types(

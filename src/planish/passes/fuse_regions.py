@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from planish.ir.dtypes import STRING
+from planish.ir.dtypes import F8E4M3, F8E5M2, I4, STRING, U4
 from planish.ir.graph import Graph, Node, Value
 from planish.ir.source import merge_sources
 from planish.ops.op import OPS
@@ -46,6 +46,8 @@ EPILOGUE = REDUCTIONS | {
 }  # fmt: skip
 # anchors whose kernels read their first operand element by element through the prologue
 PROLOGUE = REDUCTIONS | {"LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax"}
+UNUSUAL = (STRING, F8E4M3, F8E5M2, I4, U4)  # elements that no generated code computes with
+QUANTIZATION = ("QuantizeLinear", "DequantizeLinear")
 LIMIT = 40  # nodes in a region
 MANY_READERS = 16  # an anchor's result with more readers than this gets no epilogue
 
@@ -184,12 +186,19 @@ class _Grouping:
 
 def is_pointwise(node: Node) -> bool:
     """Whether `node` may stand in a prologue, an epilogue or a pointwise region."""
-    return (
-        OPS[node.op].pointwise
-        and len(node.outputs) == 1
-        and node.op not in VIEWS
-        and all(value.dtype is not STRING for value in (*node.present_inputs, *node.outputs))
-    )
+    if not OPS[node.op].pointwise or len(node.outputs) != 1 or node.op in VIEWS:
+        return False
+    if any(value.dtype in UNUSUAL for value in (*node.present_inputs, *node.outputs)):
+        return False
+    return node.op not in QUANTIZATION or _is_plain_quantization(node)
+
+
+def _is_plain_quantization(node: Node) -> bool:
+    """Whether scale and zero point are one number, or constants along one axis."""
+    if node.attributes.get("block_size"):
+        return False
+    parameters = [value for value in node.inputs[1:] if value is not None]
+    return all(value.is_constant or value.shape in ((), (1,)) for value in parameters)
 
 
 def _computes(node: Node) -> bool:

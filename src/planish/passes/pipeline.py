@@ -23,6 +23,7 @@ from planish.passes.graph_pass import (
     run_pipeline,
 )
 from planish.passes.inline_if import InlineIf
+from planish.passes.refine_types import RefineTypes
 from planish.passes.rules import RULES
 from planish.passes.settle_extents import SettleExtents
 
@@ -67,6 +68,7 @@ def simplify() -> GraphPass:
         "simplify",
         [
             InlineIf(),
+            RefineTypes(),
             SettleExtents(),
             FoldConstants(),
             FoldShapes(),
