@@ -186,3 +186,21 @@ class _Memory:
             assert (space[size:] == POISON).all(), f"written past the end of {info.name}"
             arrays.append(space[:size].view(dtype).reshape(shape))
         return arrays
+
+
+def assert_simulation(
+    graph: Graph, inputs: Sequence[Array], expected: Sequence[Array], tolerance: float = 1e-5
+) -> Plan:
+    """Plan and run a placed graph, compare its outputs with `expected`, and return the plan."""
+    simulator = Simulator.of(graph)
+    results = simulator.run(inputs, symbol_values(graph, inputs))
+    for name, want, got in zip(graph.output_names, expected, results, strict=True):
+        assert got.dtype == want.dtype, name
+        assert got.shape == want.shape, name
+        if want.dtype.kind in "biu":
+            np.testing.assert_array_equal(got, want, err_msg=name)
+            continue
+        wide = [array.astype(np.float64) for array in (got, want)]
+        scale = max(float(np.abs(wide[1][np.isfinite(wide[1])]).max(initial=0)), 1e-3)
+        np.testing.assert_allclose(*wide, rtol=0, atol=tolerance * scale, err_msg=name)
+    return simulator.plan
