@@ -23,7 +23,8 @@ from planish.tactics.tactic import ExternalKernel
 from planish.tactics.target import Target
 
 CHALLENGERS = 2  # a group, a wave
-MINIMUM_SHARE = 0.002  # groups below this share of the network's estimated time are not tuned
+MINIMUM_SHARE = 0.003  # groups below this share of the network's estimated time are not tuned
+HOPELESS = 1.4  # a tactic whose measured best is this much slower gets no more configurations
 ROUNDS = 9
 
 
@@ -54,29 +55,33 @@ class Tuner:
         total = sum(group.estimate for group in self.groups) or 1.0
         active = [g for g in self.groups if len(g.candidates) > 1
                   and g.estimate >= MINIMUM_SHARE * total]  # fmt: skip
-        tried: dict[str, int] = {group.key: 0 for group in active}
+        untried = {group.key: list(group.candidates) for group in active}
         planned = sum(len(group.candidates) for group in active)
         longest_wave = 0.0
         while self.time_left() > longest_wave:
-            wave = [g for g in active if tried[g.key] < len(g.candidates)]
+            wave = [group for group in active if untried[group.key]]
             if not wave:
                 return
             before = self.time_left()
-            self._wave(wave, tried)
+            self._wave(wave, untried)
             longest_wave = max(longest_wave, before - self.time_left())
-            self.progress(sum(tried.values()), planned, f"{len(wave)} regions in this wave")
+            left = sum(len(candidates) for candidates in untried.values())
+            self.progress(planned - left, planned, f"{len(wave)} regions in this wave")
 
-    def _wave(self, wave: Sequence[Group], tried: dict[str, int]) -> None:
+    def _wave(self, wave: Sequence[Group], untried: dict[str, list[Candidate]]) -> None:
         trials: list[Trial] = []
         for group in wave:
-            start = tried[group.key]
-            fresh = group.candidates[start : start + CHALLENGERS + (start == 0)]
-            tried[group.key] = start + len(fresh)
+            waiting = untried[group.key]
+            first = len(waiting) == len(group.candidates)
+            count = CHALLENGERS + first
+            fresh, untried[group.key] = waiting[:count], waiting[count:]
             contenders = [c for c in fresh if c.label not in group.times]
-            if start > 0:
+            if not first or len(contenders) < len(fresh):
                 contenders.insert(0, group.best)
             trials.extend(self._trials(group, contenders))
         self._measure(trials)
+        for group in wave:
+            untried[group.key] = _hopeful(group, untried[group.key])
 
     def _trials(self, group: Group, contenders: Sequence[Candidate]) -> list[Trial]:
         trials = []
@@ -116,3 +121,14 @@ class Tuner:
                 group.rejected[label] = f"not as {incumbent.candidate.label}: {result.difference}"
             elif label not in group.times:
                 group.times[label] = result.microseconds * drift
+
+
+def _hopeful(group: Group, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates whose tactic was not measured yet, or measured to be near the best."""
+    times: dict[str, float] = {}
+    for candidate in group.candidates:
+        if candidate.label in group.times:
+            name = candidate.tactic.name
+            times[name] = min(group.times[candidate.label], times.get(name, float("inf")))
+    limit = HOPELESS * min(times.values(), default=float("inf"))
+    return [c for c in candidates if times.get(c.tactic.name, 0.0) <= limit]

@@ -7,7 +7,9 @@ first trial.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,30 +74,88 @@ class Bench:
         CompileError
             When the compiler refuses the kernels.
         """
-        order = _interleaved(trials)
-        layout = _Layout()
-        steps = [layout.step(index, trial) for index, trial in enumerate(order)]
-        plan = layout.plan(steps)
-        kernels = {f"trial{index}": trial.kernel for index, trial in enumerate(order)
-                   if isinstance(trial.kernel, Kernel)}  # fmt: skip
-        native = None
-        if kernels:
-            native = NativeObject(self.compile_plan(plan, kernels, self.target).code)
-        executor = Executor(plan, native, layout.weights(), self.target.threads)
-        context = executor.create_context()
-        context.bind(BoundShapes(layout.bindings, ()))
+        parts = [_Part(group, self.target) for group in _parts(trials, os.cpu_count() or 1)]
+        with ThreadPoolExecutor(len(parts)) as pool:  # the compilers are processes of their own
+            codes = list(pool.map(lambda part: part.compile(self.compile_plan), parts))
+        measured: dict[int, Measured] = {}
         try:
-            differences = layout.check(order, executor, context)
-            samples = np.zeros((rounds, len(order)), np.uint64)
-            for row in samples:
-                executor.run_timed(context, [], [], row)
+            for part, code in zip(parts, codes, strict=True):
+                part.prepare(code)
+            for _ in range(rounds):
+                for part in parts:
+                    part.run_once()
+            for part in parts:
+                measured.update(part.results())
         finally:
-            if native is not None:
-                native.close()
-        medians = np.median(samples.astype(np.float64), axis=0) / 1e3
-        found = {id(trial): Measured(float(median), difference) for trial, median, difference in
-                 zip(order, medians, differences, strict=True)}  # fmt: skip
-        return [found[id(trial)] for trial in trials]
+            for part in parts:
+                part.close()
+        return [measured[id(trial)] for trial in trials]
+
+
+class _Part:
+    """Trials that are compiled together: whole groups, so that they are compared side by side."""
+
+    def __init__(self, trials: Sequence[Trial], target: Target) -> None:
+        self.trials = _interleaved(trials)
+        self.target = target
+        self.layout = _Layout()
+        steps = [self.layout.step(index, trial) for index, trial in enumerate(self.trials)]
+        self.plan = self.layout.plan(steps)
+        self.native: NativeObject | None = None
+        self.samples: list[Array] = []
+        self.differences: list[str | None] = []
+
+    def compile(self, compile_plan: Compile) -> NativeCode | None:
+        """Return the code of the native trials, None when there are none."""
+        kernels = {f"trial{index}": trial.kernel for index, trial in enumerate(self.trials)
+                   if isinstance(trial.kernel, Kernel)}  # fmt: skip
+        return compile_plan(self.plan, kernels, self.target) if kernels else None
+
+    def prepare(self, code: NativeCode | None) -> None:
+        """Load the code, fill the inputs, and compare the trials of each group."""
+        self.native = None if code is None else NativeObject(code.code)
+        weights = self.layout.weights()
+        self.executor = Executor(self.plan, self.native, weights, self.target.threads)
+        self.context = self.executor.create_context()
+        self.context.bind(BoundShapes(self.layout.bindings, ()))
+        self.context.call.habits = None  # every step is offered to all threads, every time
+        self.differences = self.layout.check(self.trials, self.executor, self.context)
+
+    def run_once(self) -> None:
+        """Run every trial and keep the times (nanoseconds)."""
+        times = np.zeros(len(self.trials), np.uint64)
+        self.executor.run_timed(self.context, [], [], times)
+        self.samples.append(times)
+
+    def results(self) -> dict[int, Measured]:
+        """Return the median of each trial, by the trial's identity."""
+        medians = np.median(np.array(self.samples, np.float64), axis=0) / 1e3
+        return {
+            id(trial): Measured(float(median), difference)
+            for trial, median, difference in zip(
+                self.trials, medians, self.differences, strict=True
+            )
+        }
+
+    def close(self) -> None:
+        """Unload the code."""
+        if self.native is not None:
+            self.native.close()
+
+
+def _parts(trials: Sequence[Trial], count: int) -> list[list[Trial]]:
+    """Return up to `count` lists of trials with about equally much source; groups stay whole."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(trial.group.key, []).append(trial)
+    parts: list[list[Trial]] = [[] for _ in range(max(1, min(count, len(groups))))]
+    sizes = [0] * len(parts)
+    for members in groups.values():
+        smallest = sizes.index(min(sizes))
+        parts[smallest] += members
+        sizes[smallest] += sum(len(trial.kernel.source) for trial in members
+                               if isinstance(trial.kernel, Kernel)) + 1  # fmt: skip
+    return parts
 
 
 def _interleaved(trials: Sequence[Trial]) -> list[Trial]:
