@@ -329,7 +329,7 @@ class Graph:
         self._unlink(node)
 
     def detach(self, node: Node) -> None:
-        """Take `node` out with its operands and readers as they are, to put it into another graph."""
+        """Take `node` out, its operands and readers as they are, to put it into another graph."""
         self._unlink(node)
 
     def move_before(self, anchor: Node, node: Node) -> None:
