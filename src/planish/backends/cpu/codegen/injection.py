@@ -119,7 +119,7 @@ class InjectiveTactic(Tactic):
 
     def build(self, region: Region, config: Config, target: Target) -> Kernel:
         """Return the kernel."""
-        writer, body = KernelWriter(region), split_body(region)
+        writer, body = KernelWriter(region, target), split_body(region)
         if body.anchor is None:
             raise ValueError("supports() was not asked")
         injections = self.describe[region.kind](Builder(body.anchor, writer))

@@ -18,11 +18,14 @@ from dataclasses import dataclass, replace
 
 from planish.backends.cpu.codegen.scalar import compute_type, load, memory_type, store
 from planish.backends.cpu.codegen.writer import KernelWriter, block
-from planish.ir.dtypes import DType
+from planish.ir.dtypes import BF16, BOOL, F16, U8, U16, DType
 from planish.ir.shape import Dim, Shape, ceildiv, product
 
 ITEM_ELEMENTS = 4096  # work of one item: around a microsecond
 BLOCK_ELEMENTS = 8192  # a single long axis is cut into blocks of this many elements
+LANES = 16  # elements of a vector of floats; vectors of other types are cut or joined
+STRIP = 512  # elements of a strip of results that are converted to 16 bits together
+NARROW_LIMIT = 16  # loops shorter than this convert one element at a time
 UNROLL_LIMIT = 8  # innermost axes shorter than this are unrolled inside the next one
 
 
@@ -122,14 +125,31 @@ def print_nests(writer: KernelWriter, nests: Sequence[Nest]) -> tuple[list[str],
 
 def print_nest(writer: KernelWriter, nest: Nest) -> PrintedNest:
     """Return the C that does item ``item`` of `nest`."""
+    nest = _as_bits(nest)
     order = axis_order(writer, nest)
     nest, order = collapse(nest, order)
     if not order:
-        return PrintedNest(1, [*_zero_indices(nest, ()), *body_lines(writer, nest, None)])
+        return PrintedNest(1, [*_zero_indices(nest, ()), *body_lines(writer, nest)])
     transposed = transposed_axis(writer, nest, order)
     if transposed is not None:
         return _print_tiled(writer, nest, order, transposed)
     return _print_plain(writer, nest, order)
+
+
+def _as_bits(nest: Nest) -> Nest:
+    """Return a nest that only moves 16-bit floats or booleans as one of unsigned integers."""
+    types = {name: access.dtype for name, access in nest.loads}
+    moves = all(types.get(text) is access.dtype for access, text in nest.stores)
+    if nest.statements or not moves:
+        return nest
+    raw = {BF16: U16, F16: U16, BOOL: U8}
+
+    def bits(access: Access) -> Access:
+        return replace(access, dtype=raw.get(access.dtype, access.dtype))
+
+    loads = tuple((name, bits(access)) for name, access in nest.loads)
+    stores = tuple((bits(access), text) for access, text in nest.stores)
+    return replace(nest, loads=loads, stores=stores)
 
 
 def axis_order(writer: KernelWriter, nest: Nest) -> list[int]:
@@ -297,15 +317,130 @@ def inner_loop(
 ) -> list[str]:
     """Return the vectorised loop over axis `inner`, all other indices being defined."""
     lines = _zero_indices(nest, () if unrolled is None else (unrolled,))
-    body: list[str] = []
     if unrolled is None:
-        body = body_lines(writer, nest, inner)
-    else:
-        for copy in range(int(str(nest.extents[unrolled]))):
-            index = f"const int64_t i{unrolled} = {copy};"
-            body += block("", [index, *body_lines(writer, nest, inner)])
+        long = writer.size(nest.extents[inner]) >= NARROW_LIMIT
+        stores, narrow = split_narrow(writer, nest.stores, inner if long else None)
+        body = [*body_lines(writer, replace(nest, stores=stores)), *fill_strips(narrow, inner)]
+        span = Span(low, high, nest.extents[inner])
+        return [*lines, *strip_loop(writer, narrow, inner, span, body, "#pragma GCC ivdep")]
+    body = []
+    for copy in range(int(str(nest.extents[unrolled]))):
+        index = f"const int64_t i{unrolled} = {copy};"
+        body += block("", [index, *body_lines(writer, nest)])
     header = f"for (int64_t i{inner} = {low}; i{inner} < {high}; ++i{inner})"
     return [*lines, "#pragma GCC ivdep", *block(header, body)]
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """A store of a 16-bit float that goes through a strip of floats (`buffer`)."""
+
+    access: Access
+    expression: str
+    buffer: str
+
+
+Stores = tuple[tuple[Access, str], ...]
+
+
+def split_narrow(
+    writer: KernelWriter, stores: Stores, axis: int | None
+) -> tuple[Stores, list[Narrow]]:
+    """Separate contiguous stores of 16-bit floats along `axis` from all others."""
+    plain: list[tuple[Access, str]] = []
+    narrow: list[Narrow] = []
+    for access, expression in stores:
+        small = access.dtype in (BF16, F16) and axis is not None and access.strides[axis] == 1
+        if small and not any(axis in term.axes for term in access.terms):
+            narrow.append(Narrow(access, expression, writer.fresh("strip")))
+        else:
+            plain.append((access, expression))
+    return tuple(plain), narrow
+
+
+def fill_strips(narrow: Sequence[Narrow], axis: int, start: str = "strip") -> list[str]:
+    """Return the statements that put results into strips."""
+    return [f"{n.buffer}[i{axis} - {start}] = {n.expression};" for n in narrow]
+
+
+def flush_strips(
+    writer: KernelWriter, narrow: Sequence[Narrow], axis: int, start: str, count: str
+) -> list[str]:
+    """Return the calls that convert strips to memory."""
+    lines = []
+    for n in narrow:
+        base = offset_of(writer, prune_axes(n.access, (axis,)))
+        function = f"planish_narrow_{n.access.dtype}"
+        lines.append(f"{function}({n.access.pointer} + {base} + {start}, {n.buffer}, {count});")
+    return lines
+
+
+def declare_strips(narrow: Sequence[Narrow], length: int) -> list[str]:
+    """Return the declarations of strips."""
+    return [f"float {n.buffer}[{length}] __attribute__((aligned(64)));" for n in narrow]
+
+
+def strip_loop(
+    writer: KernelWriter,
+    narrow: Sequence[Narrow],
+    axis: int,
+    span: Span,
+    body: list[str],
+    pragma: str,
+) -> list[str]:
+    """Return a loop over `axis`; with narrow stores, one of strips that are flushed."""
+    if not narrow:
+        return vector_loop(writer, f"i{axis}", span, body, pragma)
+    inner = [
+        f"const int64_t stop = planish_min_i64({span.high}, strip + {STRIP});",
+        *vector_loop(writer, f"i{axis}", Span("strip", "stop", span.extent), body, pragma),
+        *flush_strips(writer, narrow, axis, "strip", "stop - strip"),
+    ]
+    header = f"for (int64_t strip = {span.low}; strip < {span.high}; strip += {STRIP})"
+    return [*declare_strips(narrow, STRIP), *block(header, inner)]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Bounds of a loop in C; `extent` is the axis's extent, of which the span may be a part."""
+
+    low: str
+    high: str
+    extent: Dim
+
+    @property
+    def has_no_rest(self) -> bool:
+        """Whether it is a whole number of vectors (parts are cut at multiples of LANES)."""
+        return isinstance(self.extent, int) and self.extent % LANES == 0
+
+
+def vector_loop(
+    writer: KernelWriter, index: str, span: Span, body: list[str], pragma: str
+) -> list[str]:
+    """Return a loop to be vectorised.
+
+    What is left after whole vectors is one more vector under a mask, where the target has masks:
+    left to itself, the compiler would do up to 15 elements one by one.
+    """
+    low, high = span.low, span.high
+    plain = [pragma, *block(f"for (int64_t {index} = {low}; {index} < {high}; ++{index})", body)]
+    if not writer.masked:
+        return plain
+    if low.isdigit() and high.isdigit():
+        whole, rest = str(int(high) - (int(high) - int(low)) % LANES), high
+        if whole == high:
+            return plain
+    else:
+        whole, rest = writer.fresh("whole"), high
+    main = block(f"for (int64_t {index} = {low}; {index} < {whole}; ++{index})", body)
+    lines = [pragma, *main] if whole != low else []
+    if not whole.isdigit():
+        lines.insert(0, f"const int64_t {whole} = {low} + (({high} - {low}) & -{LANES});")
+    if span.has_no_rest:
+        return lines
+    header = f"for (int64_t {index} = {whole}; {index} < {whole} + {LANES}; ++{index})"
+    tail = [pragma, *block(header, block(f"if ({index} < {rest})", body))]
+    return [*lines, *(tail if whole.isdigit() else block(f"if ({whole} < {rest})", tail))]
 
 
 def _zero_indices(nest: Nest, besides: Sequence[int]) -> list[str]:
@@ -317,7 +452,7 @@ def _zero_indices(nest: Nest, besides: Sequence[int]) -> list[str]:
     ]
 
 
-def body_lines(writer: KernelWriter, nest: Nest, inner: int | None) -> list[str]:
+def body_lines(writer: KernelWriter, nest: Nest) -> list[str]:
     """Return loads, statements and stores of one point."""
     lines = []
     for name, access in nest.loads:

@@ -38,6 +38,34 @@ PLANISH_INLINE uint16_t planish_to_bf16(float x) {
     return (uint16_t)((x == x ? rounded : (u | 0x400000u)) >> 16);
 }
 
+/* Convert n floats, from a buffer of at least n rounded up to 16. Loops that end in bf16 collect a
+ * strip of floats and call this: the compiler cannot use the conversion instruction by itself. */
+PLANISH_INLINE void planish_narrow_bf16(uint16_t *to, const float *from, int64_t n) {
+#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        _mm256_storeu_si256((__m256i *)(to + i), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(from + i)));
+    if (i < n)
+        _mm256_mask_storeu_epi16(to + i, (__mmask16)((1u << (n - i)) - 1u),
+                                 (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(from + i)));
+#else
+    for (int64_t i = 0; i < n; ++i) to[i] = planish_to_bf16(from[i]);
+#endif
+}
+PLANISH_INLINE uint16_t planish_to_f16(float x);
+PLANISH_INLINE void planish_narrow_f16(uint16_t *to, const float *from, int64_t n) {
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        _mm256_storeu_si256((__m256i *)(to + i), _mm512_cvtps_ph(_mm512_loadu_ps(from + i), 0));
+    if (i < n)
+        _mm256_mask_storeu_epi16(to + i, (__mmask16)((1u << (n - i)) - 1u),
+                                 _mm512_cvtps_ph(_mm512_loadu_ps(from + i), 0));
+#else
+    for (int64_t i = 0; i < n; ++i) to[i] = planish_to_f16(from[i]);
+#endif
+}
+
 /* Shift the exponent into place and let two float operations handle infinities and subnormals
  * (after M. Dukhan's FP16 library). */
 PLANISH_INLINE float planish_from_f16(uint16_t h) {
@@ -142,42 +170,30 @@ PLANISH_INLINE int planish_isinf_f64(double x, int positive, int negative) {
 
 /* ---- exponential family ---------------------------------------------------------------------- */
 
-/* exp(x) = 2^n * exp(r), |r| <= ln2/2, r by two-constant Cody-Waite reduction, exp(r) by the
- * Cephes polynomial. Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low
- * bits. 2^n is applied in two halves, so overflow and subnormals come out right. 1.5 ulp. */
-PLANISH_INLINE float planish_exp(float x) {
-    const float high = x > 89.0f ? 89.0f : x, c = high < -104.0f ? -104.0f : high;
-    const float shifted = __builtin_fmaf(c, 1.44269504f, 12582912.0f);
-    const float n = shifted - 12582912.0f;
-    const float r = __builtin_fmaf(n, 2.12194440e-4f, __builtin_fmaf(n, -0.693359375f, c));
-    float p = 1.9875691500e-4f;
-    p = __builtin_fmaf(p, r, 1.3981999507e-3f);
-    p = __builtin_fmaf(p, r, 8.3334519073e-3f);
-    p = __builtin_fmaf(p, r, 4.1665795894e-2f);
-    p = __builtin_fmaf(p, r, 1.6666665459e-1f);
-    p = __builtin_fmaf(p, r, 5.0000001201e-1f);
-    const float y = __builtin_fmaf(p, r * r, r) + 1.0f;
-    const int32_t k = (int32_t)planish_bits(shifted) - 0x4B400000, half = k >> 1;
-    const float s1 = planish_float((uint32_t)(half + 127) << 23);
-    const float s2 = planish_float((uint32_t)(k - half + 127) << 23);
-    return y * s1 * s2;
+/* exp(x) = 2^n * exp(r), |r| <= ln2/2, by two-constant Cody-Waite reduction and a polynomial of
+ * degree 5 (after XNNPACK). Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the
+ * low bits, so that 2^n is an addition to the exponent. Results below 2^-126 are 0. 1.5 ulp. */
+PLANISH_INLINE float planish_exp_reduced(float x) {
+    const float shifted = __builtin_fmaf(x, 0x1.715476p+0f, 0x1.8p+23f);
+    const float n = shifted - 0x1.8p+23f;
+    const float r = __builtin_fmaf(n, 0x1.05C610p-29f, __builtin_fmaf(n, -0x1.62E430p-1f, x));
+    float p = 0x1.0F9F9Cp-7f;
+    p = __builtin_fmaf(p, r, 0x1.573A1Ap-5f);
+    p = __builtin_fmaf(p, r, 0x1.555A80p-3f);
+    p = __builtin_fmaf(p, r, 0x1.FFFDC6p-2f);
+    p = __builtin_fmaf(p, r, 0x1.FFFFF6p-1f);
+    const float y = __builtin_fmaf(p, r, 1.0f);
+    return planish_float(planish_bits(y) + (planish_bits(shifted) << 23));
 }
-
-/* exp(x) for x <= 0 (softmax): results below 2^-126 are 0. 1.5 ulp. */
+PLANISH_INLINE float planish_exp(float x) {
+    const float y = planish_exp_reduced(x);
+    const float above = x < -87.3365402f ? 0.0f : y;
+    return x > 88.722839f ? __builtin_inff() : above;
+}
+/* exp(x) for x <= 0 (softmax). */
 PLANISH_INLINE float planish_exp_nonpositive(float x) {
-    const float c = x < -87.0f ? -87.0f : x;
-    const float shifted = __builtin_fmaf(c, 1.44269504f, 12582912.0f);
-    const float n = shifted - 12582912.0f;
-    const float r = __builtin_fmaf(n, 2.12194440e-4f, __builtin_fmaf(n, -0.693359375f, c));
-    float p = 1.9875691500e-4f;
-    p = __builtin_fmaf(p, r, 1.3981999507e-3f);
-    p = __builtin_fmaf(p, r, 8.3334519073e-3f);
-    p = __builtin_fmaf(p, r, 4.1665795894e-2f);
-    p = __builtin_fmaf(p, r, 1.6666665459e-1f);
-    p = __builtin_fmaf(p, r, 5.0000001201e-1f);
-    const float y = __builtin_fmaf(p, r * r, r) + 1.0f;
-    const float scaled = planish_float(planish_bits(y) + (planish_bits(shifted) << 23));
-    return x < -87.0f ? 0.0f : scaled;
+    const float y = planish_exp_reduced(x);
+    return x < -87.3365402f ? 0.0f : y;
 }
 
 /* log(x): mantissa in [sqrt(1/2), sqrt(2)), Cephes polynomial; 0 gives -inf, below NaN. 1 ulp. */
@@ -211,9 +227,20 @@ PLANISH_INLINE float planish_log1p_unit(float x) {
 
 PLANISH_INLINE float planish_sigmoid(float x) { return 1.0f / (1.0f + planish_exp(-x)); }
 
-/* tanh(x) = x P(x^2) / Q(x^2) on [-7.9, 7.9] (coefficients of Eigen). 4 ulp. */
-PLANISH_INLINE float planish_tanh(float x) {
-    const float c = planish_clip(x, -7.90531110763549805f, 7.90531110763549805f), s = c * c;
+/* |x| clamped to the non-negative float whose bits are `limit`: one integer minimum, where two
+ * float comparisons would become masks and blends. NaN becomes the limit. */
+PLANISH_INLINE float planish_clamped_magnitude(float x, uint32_t limit) {
+    const uint32_t u = planish_bits(x) & 0x7fffffffu;
+    return planish_float(u < limit ? u : limit);
+}
+PLANISH_INLINE float planish_with_sign(float magnitude, float sign) {
+    return planish_float(planish_bits(magnitude) | (planish_bits(sign) & 0x80000000u));
+}
+
+/* tanh(x) = x P(x^2) / Q(x^2) on [-7.9, 7.9] (coefficients of Eigen). 4 ulp; NaN gives +-1 in the
+ * bounded form. */
+PLANISH_INLINE float planish_tanh_bounded(float x) {
+    const float c = planish_clamped_magnitude(x, 0x40FCF84Fu), s = c * c; /* 7.90531 */
     float p = -2.76076847742355e-16f;
     p = __builtin_fmaf(p, s, 2.00018790482477e-13f);
     p = __builtin_fmaf(p, s, -8.60467152213735e-11f);
@@ -225,12 +252,13 @@ PLANISH_INLINE float planish_tanh(float x) {
     q = __builtin_fmaf(q, s, 1.18534705686654e-04f);
     q = __builtin_fmaf(q, s, 2.26843463243900e-03f);
     q = __builtin_fmaf(q, s, 4.89352518554385e-03f);
-    return planish_abs(x) < 4e-4f ? x : c * p / q;
+    return planish_with_sign(c * p / q, x);
 }
+PLANISH_INLINE float planish_tanh(float x) { return x != x ? x : planish_tanh_bounded(x); }
 
-/* erf(x) = x P(x^2) / Q(x^2) on [-4, 4] (coefficients of Eigen). */
-PLANISH_INLINE float planish_erf(float x) {
-    const float c = planish_clip(x, -4.0f, 4.0f), s = c * c;
+/* erf(x) = x P(x^2) / Q(x^2) on [-4, 4] (coefficients of Eigen). 6 ulp. */
+PLANISH_INLINE float planish_erf_bounded(float x) {
+    const float c = planish_clamped_magnitude(x, 0x40800000u), s = c * c;
     float p = -2.72614225801306e-10f;
     p = __builtin_fmaf(p, s, 2.77068142495902e-08f);
     p = __builtin_fmaf(p, s, -2.10102402082508e-06f);
@@ -243,15 +271,18 @@ PLANISH_INLINE float planish_erf(float x) {
     q = __builtin_fmaf(q, s, -1.68282697438203e-03f);
     q = __builtin_fmaf(q, s, -7.37332916720468e-03f);
     q = __builtin_fmaf(q, s, -1.42647390514189e-02f);
-    return c * p / q;
+    return planish_with_sign(c * p / q, x);
 }
+PLANISH_INLINE float planish_erf(float x) { return x != x ? x : planish_erf_bounded(x); }
 
 PLANISH_INLINE float planish_gelu(float x) {
-    return 0.5f * x * (1.0f + planish_erf(x * 0.70710678118f));
+    const float half = 0.5f * x;
+    return __builtin_fmaf(half, planish_erf_bounded(x * 0.70710678118f), half);
 }
 PLANISH_INLINE float planish_gelu_tanh(float x) {
     const float inner = 0.7978845608f * __builtin_fmaf(0.044715f * x * x, x, x);
-    return 0.5f * x * (1.0f + planish_tanh(inner));
+    const float half = 0.5f * x;
+    return __builtin_fmaf(half, planish_tanh_bounded(inner), half);
 }
 PLANISH_INLINE float planish_softplus(float x) {
     return planish_relu(x) + planish_log1p_unit(planish_exp_nonpositive(-planish_abs(x)));

@@ -143,7 +143,7 @@ class RowTactic(Tactic):
 
     def build(self, region: Region, config: Config, target: Target) -> Kernel:
         """Return the kernel."""
-        writer, body = KernelWriter(region), split_body(region)
+        writer, body = KernelWriter(region, target), split_body(region)
         if body.anchor is None:
             raise ValueError("supports() was not asked")
         program = self.describe[region.kind](RowBuilder(body.anchor, body, writer))

@@ -21,13 +21,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from planish.backends.cpu.codegen.loops import (
+    NARROW_LIMIT,
     Access,
+    Span,
+    declare_strips,
     decompose_names,
+    fill_strips,
+    flush_strips,
     merge_axes,
     print_load,
     print_store,
     prune_axes,
     split_items,
+    split_narrow,
+    strip_loop,
+    vector_loop,
 )
 from planish.backends.cpu.codegen.scalar import compute_type
 from planish.backends.cpu.codegen.writer import KernelWriter, block
@@ -266,8 +274,13 @@ class _Printer:
 
     def _simd_loop(self, stage: ElementPass, inner: int) -> list[str]:
         names = {a.name: a.name for a, _ in stage.accumulate}
-        body = self._element(stage, self._row_index(), names)
-        return [_simd([a for a, _ in stage.accumulate], [names]), *block(self._loop(inner), body)]
+        long = self._size(inner) >= NARROW_LIMIT
+        stores, narrow = split_narrow(self.writer, stage.stores, inner if long else None)
+        body = self._element(replace(stage, stores=stores), self._row_index(), names)
+        body += fill_strips(narrow, inner)
+        pragma = _simd([a for a, _ in stage.accumulate], [names])
+        span = Span("0", self._extent(inner), self.program.extents[inner])
+        return strip_loop(self.writer, narrow, inner, span, body, pragma)
 
     def _split_loop(self, stage: ElementPass, inner: int) -> list[str]:
         """Walk four quarters of the axis at once, each with its own accumulators."""
@@ -355,10 +368,10 @@ class _Printer:
             width //= 2
         return max(16, width // 16 * 16)
 
-    def _column_loop(self, column: int, body: list[str], *, simd: bool = True) -> list[str]:
-        index = f"const int64_t i{column} = low + j;"
-        pragma = ["#pragma GCC ivdep"] if simd else []
-        return [*pragma, *block("for (int64_t j = 0; j < n; ++j)", [index, *body])]
+    def _column_loop(self, column: int, body: list[str]) -> list[str]:
+        body = [f"const int64_t i{column} = low + j;", *body]
+        span = Span("0", "n", self.program.extents[column])
+        return vector_loop(self.writer, "j", span, body, "#pragma GCC ivdep")
 
     def _fetch(self) -> list[str]:
         return [f"const {ctype} {name} = {name}_block[j];" for ctype, name in self.variables]
@@ -371,9 +384,12 @@ class _Printer:
         body += step.statements
         for ctype, name, text in step.defines:
             body += [f"const {ctype} {name} = {text};", f"{name}_block[j] = {name};"]
-        body += [print_store(self.writer, access, text) for access, text in step.stores]
+        stores, narrow = split_narrow(self.writer, step.stores, column)
+        body += [print_store(self.writer, access, text) for access, text in stores]
+        body += fill_strips(narrow, column, "low")
         self.variables += [(ctype, name) for ctype, name, _ in step.defines]
-        return lines + self._column_loop(column, body)
+        lines += [*declare_strips(narrow, self.width), *self._column_loop(column, body)]
+        return lines + flush_strips(self.writer, narrow, column, "low", "n")
 
     def _column_pass(self, stage: ElementPass, column: int) -> list[str]:
         lines = []
@@ -405,6 +421,8 @@ class _Printer:
 
     def _column_body(self, stage: ElementPass, column: int, ways: int) -> list[str]:
         position = f"({self._row_index()}) * {self.width} + j"
+        stores, narrow = split_narrow(self.writer, stage.stores, column)
+        stage = replace(stage, stores=stores)
         body = self._fetch()
         body += [f"{a.ctype} {a.name} = {a.name}_block[j];" for a, _ in stage.accumulate]
         if ways == 1:
@@ -415,7 +433,12 @@ class _Printer:
                 index = f"const int64_t i{inner} = AT + {k};"
                 body += block("", [index, *self._element(stage, position, {})])
         body += [f"{a.name}_block[j] = {a.name};" for a, _ in stage.accumulate]
-        return self._column_loop(column, body)
+        body += fill_strips(narrow, column, "low")
+        return [
+            *declare_strips(narrow, self.width),
+            *self._column_loop(column, body),
+            *flush_strips(self.writer, narrow, column, "low", "n"),
+        ]
 
 
 def _simd(accumulators: Sequence[Accumulator], ways: Sequence[dict[str, str]]) -> str:

@@ -13,6 +13,7 @@ from planish.ir.dtypes import BOOL, DType, dtype_of
 from planish.ir.graph import Value
 from planish.ir.shape import Dim, Shape, evaluate
 from planish.tactics.tactic import Kernel, Region
+from planish.tactics.target import Target
 
 SIGNATURE = (
     "static void @NAME@(char *const *p, const int64_t *d, int64_t begin, int64_t end, "
@@ -27,8 +28,10 @@ class KernelWriter:
     packed constants, each a restrict pointer of its memory type.
     """
 
-    def __init__(self, region: Region) -> None:
+    def __init__(self, region: Region, target: Target | None = None) -> None:
         self.region = region
+        # whether the compiler can turn a condition around loads and stores into masks
+        self.masked = target is not None and target.has("avx512bw", "avx512vl")
         self.helpers: list[str] = []
         self._packed: list[np.ndarray[Any, Any]] = []
         self._packed_names: dict[tuple[str, bytes], str] = {}

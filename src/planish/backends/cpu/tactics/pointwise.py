@@ -38,7 +38,7 @@ class PointwiseTactic(Tactic):
 
     def build(self, region: Region, config: Config, target: Target) -> Kernel:
         """Return the kernel."""
-        writer = KernelWriter(region)
+        writer = KernelWriter(region, target)
         nests = pointwise_nests(writer, list(dict.fromkeys(region.body.outputs)))
         lines, items, scratch = print_nests(writer, nests)
         return writer.kernel(lines, items, scratch_bytes=scratch)

@@ -3,10 +3,10 @@
 y[n, c, o] = finish(combine over taps k of x[n, c, o * stride - pad + k * dilation])
 
 The vectorised loop runs along the axis that is contiguous in the output: channels of a
-channels-last image, else the last spatial axis. Where every tap lies inside the input, all of them are printed
-in one expression (one load a tap, one store); at borders, taps are loops over the part of the
-window that is inside, with a row of accumulators in scratch memory. Bound by loads from L1: taps
-overlap, so memory is read about once. A maximum ignores NaN unless the whole window is NaN.
+channels-last image, else the last spatial axis. Where every tap lies inside the input, all of them
+are printed in one expression (one load a tap, one store); at borders, taps are loops over the part
+of the window that is inside, with a row of accumulators in scratch memory. Bound by loads from L1:
+taps overlap, so memory is read about once. A maximum ignores NaN unless the whole window is NaN.
 """
 
 from __future__ import annotations
@@ -18,7 +18,19 @@ from typing import ClassVar
 from planish.backends.cpu.codegen.body import body_reason, split_body
 from planish.backends.cpu.codegen.indexing import Index, IndexMap, identity_map, loop_index
 from planish.backends.cpu.codegen.injection import anchor_reason
-from planish.backends.cpu.codegen.loops import Term, decompose_names, print_load, print_store
+from planish.backends.cpu.codegen.loops import (
+    NARROW_LIMIT,
+    Span,
+    Stores,
+    Term,
+    decompose_names,
+    fill_strips,
+    print_load,
+    print_store,
+    split_narrow,
+    strip_loop,
+    vector_loop,
+)
 from planish.backends.cpu.codegen.row_tactic import RowBuilder
 from planish.backends.cpu.codegen.scalar import compute_type
 from planish.backends.cpu.codegen.writer import KernelWriter, block
@@ -60,7 +72,7 @@ class PoolTactic(Tactic):
 
     def build(self, region: Region, config: Config, target: Target) -> Kernel:
         """Return the kernel."""
-        writer, body = KernelWriter(region), split_body(region)
+        writer, body = KernelWriter(region, target), split_body(region)
         if body.anchor is None:
             raise ValueError("supports() was not asked")
         return _Pool(writer, RowBuilder(body.anchor, body, writer), body.anchor).kernel()
@@ -195,11 +207,12 @@ class _Pool:
         ]
 
     def _loop(self, low: str, high: str, body: list[str]) -> list[str]:
-        v = f"i{self.vector}"
-        return [
-            "#pragma GCC ivdep",
-            *block(f"for (int64_t {v} = {low}; {v} < {high}; ++{v})", body),
-        ]
+        span = Span(low, high, self._span_extent())
+        return vector_loop(self.writer, f"i{self.vector}", span, body, "#pragma GCC ivdep")
+
+    def _span_extent(self) -> Dim:
+        """Return the extent that loops cover: all channels, but only a part of a row."""
+        return self.y.known_shape[1] if self.vector == 1 else 1
 
     def _unrolled(self, low: str, high: str) -> list[str]:
         taps: list[dict[int, int | str]] = [{}]
@@ -208,7 +221,7 @@ class _Pool:
         body = [f"{self.ctype} total = {self._initial()};"]
         for tap in taps:
             body += block("", self._accumulate("total", tap))
-        return self._loop(low, high, [*body, *self._finish("total", inside=True)])
+        return self._finish_loop(low, high, body, self._result("total", True, []))
 
     def _buffered(self, axes: list[int], low: str, high: str) -> list[str]:
         """Return C with taps as loops; axes not in `axes` have all taps inside."""
@@ -221,7 +234,7 @@ class _Pool:
         return [
             *self._loop(low, high, [f"{cell} = {self._initial()};"]),
             *inner,
-            *self._loop(low, high, self._finish(cell, inside=False, axes=axes)),
+            *self._finish_loop(low, high, [], self._result(cell, False, axes)),
         ]
 
     def _single(self) -> list[str]:
@@ -232,7 +245,9 @@ class _Pool:
             header = f"for (int64_t k{axis} = f{axis}; k{axis} < l{axis}; ++k{axis})"
             inner = block(header, inner)
         start = f"{self.ctype} total = {self._initial()};"
-        return [start, *inner, *self._finish("total", inside=False, axes=self.spatial)]
+        lines, stores = self._finish(self._result("total", False, self.spatial))
+        lines += [print_store(self.writer, access, value) for access, value in stores]
+        return [start, *inner, *lines]
 
     def _initial(self) -> str:
         return LIMITS[self.ctype][0] if self.node.op == "MaxPool" else "0"
@@ -257,18 +272,27 @@ class _Pool:
             return f"{total} += {name} * {name};"
         return f"{total} += planish_pow{suffix}(planish_abs{suffix}({name}), {p});"
 
-    def _finish(self, total: str, *, inside: bool, axes: list[int] | None = None) -> list[str]:
-        """Return C that turns an accumulator into the result, the epilogue and the stores."""
+    def _finish(self, text: str) -> tuple[list[str], Stores]:
+        """Return C that computes the result and the epilogue, and the stores."""
         name = self.writer.fresh("y")
-        text = self._result(total, inside, axes or [])
         end = self.builder.finish(self.y, name, identity_map(self.rank), self.rank)
         lines = [f"const {self.ctype} {name} = {text};"]
         lines += [
             f"const {compute_type(access.dtype)} {load} = {print_load(self.writer, access)};"
             for load, access in end.loads
         ]
-        lines += end.statements
-        return lines + [print_store(self.writer, access, value) for access, value in end.stores]
+        return [*lines, *end.statements], end.stores
+
+    def _finish_loop(self, low: str, high: str, body: list[str], text: str) -> list[str]:
+        """Return the vectorised loop that does `body`, then stores the result `text`."""
+        lines, stores = self._finish(text)
+        long = self.writer.size(self.y.known_shape[self.vector]) >= NARROW_LIMIT
+        plain, narrow = split_narrow(self.writer, stores, self.vector if long else None)
+        body = [*body, *lines]
+        body += [print_store(self.writer, access, value) for access, value in plain]
+        body += fill_strips(narrow, self.vector)
+        span = Span(low, high, self._span_extent())
+        return strip_loop(self.writer, narrow, self.vector, span, body, "#pragma GCC ivdep")
 
     def _result(self, total: str, inside: bool, axes: list[int]) -> str:
         if self.node.op == "MaxPool":
