@@ -415,7 +415,7 @@ def print_finish(epilogue: Epilogue, lanes: int, symbols: Sequence[str]) -> str:
     count, const int64_t *d, pointers)`` does `count` columns.
     """
     if epilogue.form == "scalar":
-        return _print_scalar_finish(epilogue, symbols)
+        return print_scalar_finish(epilogue, symbols)
     v = f"planish_v{lanes}"
     names = {epilogue.source: "x"}
     lines = []
@@ -437,7 +437,9 @@ def print_finish(epilogue: Epilogue, lanes: int, symbols: Sequence[str]) -> str:
     return f"PLANISH_INLINE void @NAME@_finish({parameters}) {{\n    {body}\n}}\n"
 
 
-def _print_scalar_finish(epilogue: Epilogue, symbols: Sequence[str]) -> str:
+def print_scalar_finish(epilogue: Epilogue, symbols: Sequence[str]) -> str:
+    """Return the scalar form of `print_finish`, which every epilogue has."""
+
     def index_of(access: Access) -> str:
         stride = access.strides[epilogue.column_axis]
         return {0: "0", 1: "n"}.get(stride) or f"n*{c_dim(stride, symbols)}"
