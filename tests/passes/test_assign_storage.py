@@ -84,7 +84,7 @@ def test_the_detection_head_moves_nothing_but_its_inputs() -> None:
 
 
 def test_a_concat_operand_is_copied_only_where_it_must_be() -> None:
-    graph, statistics = place(GRAPHS["concat_copies_inputs_and_repeats"])
+    _, statistics = place(GRAPHS["concat_copies_inputs_and_repeats"])
     # %x twice, the repeated %1 twice (it is an output, too), the constant
     assert statistics[2].counts["copies into concats"] == 5
     _, statistics = place("""

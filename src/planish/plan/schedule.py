@@ -48,8 +48,8 @@ def make_plan(graph: Graph, choices: Mapping[Node, Choice]) -> tuple[Plan, Weigh
     -------
     plan : Plan
         Verified.
-    weights : list of (int, numpy.ndarray)
-        Byte offset (64-byte aligned) and contents, in order of offset.
+    weights : WeightPool
+        Its `arrays` are (byte offset, contents) in order of offset, 64-byte aligned.
 
     Raises
     ------
