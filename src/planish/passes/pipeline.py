@@ -24,6 +24,7 @@ from planish.passes.graph_pass import (
 )
 from planish.passes.inline_if import InlineIf
 from planish.passes.refine_types import RefineTypes
+from planish.passes.lower_precision import LowerPrecision
 from planish.passes.rules import RULES
 from planish.passes.settle_extents import SettleExtents
 
@@ -55,6 +56,7 @@ def pipeline(config: BuildConfig) -> list[GraphPass]:
         simplify(),
         recognise(),
         simplify(),
+        *([LowerPrecision()] if config.precision == "bf16" else []),
         FuseSiblings(),
         FuseRegions(),
         AssignLayouts(),
