@@ -23,8 +23,8 @@ from planish.passes.graph_pass import (
     run_pipeline,
 )
 from planish.passes.inline_if import InlineIf
-from planish.passes.refine_types import RefineTypes
 from planish.passes.lower_precision import LowerPrecision
+from planish.passes.refine_types import RefineTypes
 from planish.passes.rules import RULES
 from planish.passes.settle_extents import SettleExtents
 
