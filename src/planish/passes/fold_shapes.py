@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from planish.ir.dtypes import STRING
 from planish.ir.graph import Graph, Node, Value
-from planish.ir.shape import Dim
+from planish.ir.shape import Dim, static_shape
 from planish.passes.building import integers
 from planish.passes.extents import ExtentSources
 from planish.passes.graph_pass import GraphPass
@@ -60,9 +61,9 @@ class FoldShapes(GraphPass):
         for index, value in enumerate(node.inputs):
             if value is None or value.is_constant or value.content is None:
                 continue
-            if value.shape is None or len(value.shape) > 1:
+            if value.shape is None:
                 continue
-            replacement = self._spelled(node, index, value.content, graph)
+            replacement = _number(graph, value) or self._spelled(node, index, value.content, graph)
             if replacement is None and not _is_extents(value):
                 replacement = self._extents(node, value, sources, cached)
             if replacement is None or replacement is value:
@@ -82,8 +83,7 @@ class FoldShapes(GraphPass):
         """Return a value with the contents of `value`, made once for equal contents."""
         if value.content is None or value.producer is None or value.shape is None:
             return None
-        numeric = all(isinstance(dim, int) for dim in value.content)
-        if not numeric and not value.dtype.is_integer:
+        if len(value.shape) > 1 or not value.dtype.is_integer:
             return None
         key = (value.content, value.dtype.name, len(value.shape))
         if key not in cached:
@@ -110,6 +110,19 @@ class FoldShapes(GraphPass):
         if node.op == "Slice" and index == 2:
             return _constant(graph, _slice_ends(node, x, content))
         return None
+
+
+def _number(graph: Graph, value: Value) -> Value | None:
+    """Return a constant with the contents of `value` if they are numbers."""
+    shape = None if value.shape is None else static_shape(value.shape)
+    if shape is None or value.content is None or value.producer is None:
+        return None
+    if not all(isinstance(dim, int) for dim in value.content) or value.dtype is STRING:
+        return None
+    array = np.array(value.content, np.float64 if value.dtype.is_float else np.int64)
+    result = graph.constant(array.astype(value.dtype.numpy).reshape(shape))
+    result.content = value.content
+    return result
 
 
 def _slice_ends(node: Node, x: Value, content: tuple[Dim, ...]) -> list[Dim]:

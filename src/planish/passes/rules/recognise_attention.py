@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planish.ir.graph import Graph, Node
+from planish.ir.graph import Graph, Node, Value
 from planish.ir.rewrite import Rule
 from planish.passes.building import emit, finish
 from planish.passes.scores import Scores, find_scores, four_axes, keys_of, mask_of, ungrouped
@@ -54,7 +54,7 @@ def _rewrite(node: Node, graph: Graph, scores: Scores) -> bool:
     if v is None or keys is None or keys.shape is None:
         return False
     short_k, short_v = ungrouped(keys, graph), ungrouped(v, graph)
-    if short_k is not None and short_v is not None and short_k.shape == short_v.shape:
+    if short_k is not None and short_v is not None and _same_heads(short_k, short_v):
         keys, v = short_k, short_v
     elif keys.known_shape[:-2] != scores.query.known_shape[:-2]:
         return False  # a broadcast batch or head axis
@@ -70,3 +70,8 @@ def _rewrite(node: Node, graph: Graph, scores: Scores) -> bool:
     if rank == 3:
         result = four_axes(graph, node, result, back=node.output)
     return finish(node, graph, result)
+
+
+def _same_heads(keys: Value, values: Value) -> bool:
+    """Whether keys and values agree in batch, heads and sequence."""
+    return keys.known_shape[:3] == values.known_shape[:3]
