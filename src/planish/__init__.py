@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from planish.builder import build
     from planish.config import BuildConfig, Profile, Progress
-    from planish.runtime.engine import load
     from planish.report import BuildReport
     from planish.runtime.engine import Engine, load
 

@@ -14,7 +14,8 @@ from planish.importers.importer import read_model
 from planish.ir.text import to_text
 from planish.passes.pipeline import optimize
 from planish.plan.schedule import make_plan
-from planish.report_builder import make_report
+from planish.plan.serialize import plan_to_json
+from planish.report_builder import choice_lines, make_report
 from planish.runtime.engine import Engine
 from planish.tactics.select import choices_of, group_regions, kernels_of
 from planish.tactics.tune import tune
@@ -50,16 +51,20 @@ def build(model: str | Path | bytes | onnx.ModelProto, config: BuildConfig | Non
         imported = len(graph)
     with clock.stage("passes"):
         passes = optimize(graph, config)
+        clock.tell(2, passes)
     with clock.stage("tactics"):
         groups = group_regions(graph, target, config, backend.tactics())
     with clock.stage("tune"):
         tuned = tune(groups, target, config, backend.assemble, clock)
     with clock.stage("plan"):
         choices = choices_of(groups, target)
+        clock.tell(3, choice_lines(choices))
         plan, weights = make_plan(graph, choices)
+        clock.dump("plan.json", plan_to_json(plan))
     with clock.stage("compile"):
         kernels = kernels_of(graph, plan, choices)
         code = backend.assemble(plan, kernels, target) if kernels else None
+        clock.tell(4, [code.source] if code else [])
 
     report = make_report(model, imported, passes, choices, plan, target, config, clock, tuned)
     return Engine(EngineParts(plan, weights, code, to_text(graph), report.to_dict()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,14 @@ class Profile:
     max: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        for field_name in ("min", "opt", "max"):
+            shape = getattr(self, field_name)
+            if not isinstance(shape, tuple | list) or not all(type(x) is int for x in shape):
+                raise ConfigError(
+                    f"{field_name} of a profile is {shape!r}, expected a shape",
+                    fix="give a tuple of whole numbers like (1, 3, 224, 224)",
+                )
+            object.__setattr__(self, field_name, tuple(shape))
         if not len(self.min) == len(self.opt) == len(self.max):
             raise ConfigError(
                 f"min, opt and max of a profile have ranks {len(self.min)}, {len(self.opt)}, "
@@ -49,7 +58,7 @@ class Progress:
     Attributes
     ----------
     stage : str
-        "import", "passes", "tactics", "compile", "tune", "write".
+        "import", "passes", "tactics", "tune", "plan" or "compile".
     done, total : int
         Units finished and known in this stage.
     remaining : float
@@ -121,15 +130,26 @@ class BuildConfig:
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("tune", self.tune, TUNE_MODES)
         _one_of("fallback", self.fallback, FALLBACKS)
-        if self.time_budget <= 0:
+        if not _is_number(self.time_budget) or not 0 < self.time_budget < math.inf:
             raise ConfigError(
-                f"time_budget is {self.time_budget}, expected seconds above 0",
+                f"time_budget is {self.time_budget!r}, expected seconds above 0",
                 where="BuildConfig.time_budget",
                 fix='give a positive number, or tune="off" for the shortest build',
             )
-        if self.threads is not None and self.threads < 1:
+        _at_least("threads", self.threads, 1)
+        _at_least("workspace_limit", self.workspace_limit, 0)
+        for name, profile in dict(self.profiles).items():
+            if not isinstance(name, str) or not isinstance(profile, Profile):
+                raise ConfigError(
+                    f"the profile of {name!r} is {profile!r}, expected a planish.Profile",
+                    where="BuildConfig.profiles",
+                    fix='write {"input name": planish.Profile(min=..., opt=..., max=...)}',
+                )
+        if isinstance(self.tactic_sources, str) or self.tactic_sources == ():
             raise ConfigError(
-                f"threads is {self.threads}, expected at least 1", where="BuildConfig.threads"
+                f"tactic_sources is {self.tactic_sources!r}, expected names of tactics",
+                where="BuildConfig.tactic_sources",
+                fix='give a tuple like ("gemm_conv", "gemm_matmul"), or None for all',
             )
 
     @property
@@ -138,10 +158,24 @@ class BuildConfig:
         return self.threads or len(os.sched_getaffinity(0))
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _at_least(name: str, value: int | None, smallest: int) -> None:
+    if value is None or (type(value) is int and value >= smallest):
+        return
+    raise ConfigError(
+        f"{name} is {value!r}, expected a whole number of at least {smallest}",
+        where=f"BuildConfig.{name}",
+        fix="leave it out for the default",
+    )
+
+
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value in allowed:
         return
-    near = difflib.get_close_matches(value, allowed, n=1)
+    near = difflib.get_close_matches(str(value), allowed, n=1)
     raise ConfigError(
         f"{name} is {value!r}, expected one of {', '.join(allowed)}",
         where=f"BuildConfig.{name}",
@@ -152,8 +186,10 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 ENVIRONMENT = {
     "PLANISH_DEBUG": "0..4: how much a build prints (1 stages, 2 passes, 3 tactics, 4 source)",
     "PLANISH_DUMP": "a folder that receives numbered text after each pass, the plan and the source",
-    "PLANISH_STOP_AFTER": "name of a stage (import, passes, tactics, plan) to stop after",
+    "PLANISH_STOP_AFTER": "a stage (import, passes, tactics, tune, plan, compile) to stop after",
     "PLANISH_CACHE": "folder of the default timing cache and compiled objects",
+    "PLANISH_SHARED": "tests only: folder that holds models/ with recorded outputs",
+    "PLANISH_TEST_VENV": "the README's test command only: where its virtual environment goes",
 }
 
 

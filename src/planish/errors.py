@@ -33,7 +33,7 @@ class ModelError(PlanishError):
 
 
 class UnsupportedTypeError(ModelError):
-    """The model is valid but uses a type of value (sequence, complex numbers) that Planish lacks."""
+    """The model is valid but holds values (sequences, complex numbers) that Planish lacks."""
 
     unsupported = True
 
@@ -96,3 +96,7 @@ class InputError(PlanishError):
 
 class BuildCancelled(PlanishError):  # noqa: N818 (not a failure: the user asked for it)
     """The build was cancelled by the user before an engine existed."""
+
+
+class BuildStopped(PlanishError):  # noqa: N818 (not a failure: the user asked for it)
+    """The build ended after the stage that PLANISH_STOP_AFTER names; there is no engine."""

@@ -8,6 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+LAST_FUSION = "assign_storage"
+KINDS = {
+    "simplify": "simplification",
+    "recognise": "recognition of operators spelled out in primitives",
+    "lower_precision": "lower precision",
+    "fuse_siblings": "horizontal fusion: siblings that read one value",
+    "fuse_regions": "vertical fusion: anchors with what surrounds them",
+    "assign_layouts": "layouts: reformats added",
+    "assign_storage": "tensor fusion: concats, splits and views become strides",
+}
+
 
 @dataclass(frozen=True)
 class StageReport:
@@ -68,7 +79,7 @@ class BuildReport:
     tuned: str = "off"
 
     def fusions(self) -> dict[str, int]:
-        """Return how often each rewrite or fusion fired over the whole build, in first-use order."""
+        """Return how often each rewrite or fusion fired over the whole build, in order."""
         totals: dict[str, int] = {}
         for entry in self.passes:
             for name, count in entry.counts.items():
@@ -101,23 +112,33 @@ class BuildReport:
             }
         )
 
+    def headline(self) -> str:
+        """Return the report in one line."""
+        return (
+            f"{self.model}: {self.nodes_imported} nodes -> {len(self.layers)} regions, "
+            f"{self.precision}, tuning {self.tuned}"
+        )
+
+    def body_lines(self) -> list[str]:
+        """Return stages, fusions, memory, regions and warnings as lines of plain text."""
+        lines = []
+        if any(stage.seconds for stage in self.stages):  # an engine file does not hold times
+            lines = ["stages:", *(f"  {s.name:10s} {s.seconds:8.2f} s" for s in self.stages)]
+        lines += fusion_lines(self.passes, len(self.layers))
+        lines += _memory_lines(self.memory)
+        lines += ["regions:", *_layer_lines(self.layers)]
+        lines += [f"warning: {text}" for text in self.warnings]
+        return lines
+
     def to_text(self) -> str:
         """Return the report as plain text, widest tables last."""
-        lines = [f"{self.model}: {self.nodes_imported} nodes -> {len(self.layers)} regions, "
-                 f"{self.precision}, tuning {self.tuned}"]  # fmt: skip
-        lines += [f"  {s.name:12s} {s.seconds:8.2f} s  {s.detail}" for s in self.stages]
-        lines += ["rewrites:", *(f"  {count:6d}  {name}" for name, count in self.fusions().items())]
-        lines += ["memory:", *(f"  {name:18s} {size:>14,d} bytes"
-                               for name, size in self.memory.items())]  # fmt: skip
-        lines += ["layers:", *_layer_lines(self.layers)]
-        lines += [f"warning: {text}" for text in self.warnings]
-        return "\n".join(lines)
+        return "\n".join([self.headline(), *self.body_lines()])
 
     def to_html(self) -> str:
         """Return the report as one self-contained HTML page."""
         longest = max((layer.microseconds or 0 for layer in self.layers), default=0) or 1
         rows = "\n".join(_html_row(layer, longest) for layer in self.layers)
-        summary = html.escape(self.to_text().split("layers:")[0])
+        summary = html.escape(self.to_text().split("\nregions:\n")[0])
         return (
             "<!doctype html><meta charset=utf-8><title>Planish build report</title>"
             "<style>body{font:14px sans-serif;margin:2em}td,th{padding:2px 8px;text-align:left}"
@@ -132,15 +153,54 @@ def _pairs(items: Sequence[Sequence[Any]]) -> tuple[tuple[Any, Any], ...]:
     return tuple((first, second) for first, second in items)
 
 
-def _layer_lines(layers: Sequence[LayerReport]) -> list[str]:
-    lines = []
-    for layer in layers:
-        time = "" if layer.microseconds is None else f"{layer.microseconds:10.1f} us"
-        others = ", ".join(f"{label} {t:.1f}" for label, t in layer.alternatives[:3])
-        lines.append(f"  {layer.name:32.32s} {layer.operations:40.40s} {layer.precision:5s} "
-                     f"{layer.shape:24s} {layer.tactic}{layer.config}{time}"
-                     + (f"   ({others})" if others else ""))  # fmt: skip
+def fusion_lines(passes: Sequence[PassReport], regions: int) -> list[str]:
+    """Return a table of the layers before and after each pass, and what the pass did how often.
+
+    Parameters
+    ----------
+    passes : sequence of PassReport
+        In order.
+    regions : int
+        Regions that run: what is left when views have become strides (tensor fusion).
+    """
+    lines = ["layers before and after each kind of fusion:"]
+    for entry in passes:
+        after = min(entry.after, regions) if entry.name == LAST_FUSION else entry.after
+        title = KINDS.get(entry.name, entry.name)
+        lines.append(f"  {entry.before:6d} -> {after:6d}  {title}  ({entry.name})")
+        lines += [f"  {count:20d}  {label}" for label, count in entry.counts.items()]
     return lines
+
+
+def _memory_lines(memory: Mapping[str, int]) -> list[str]:
+    if not memory:
+        return []
+    arena = memory["arena"]
+    lines = ["memory:", f"  {arena:>14,d} bytes  arena"]
+    for key, title in (("sum_of_tensors", "sum of all tensors"),
+                       ("largest_live_set", "largest live set")):  # fmt: skip
+        share = f"arena is {arena / memory[key]:.3f} of it" if memory[key] else ""
+        lines.append(f"  {memory[key]:>14,d} bytes  {title}  {share}".rstrip())
+    return [*lines, f"  {memory['weights']:>14,d} bytes  weights"]
+
+
+def _layer_lines(layers: Sequence[LayerReport]) -> list[str]:
+    rows = []
+    for layer in layers:
+        time = "" if layer.microseconds is None else f"{layer.microseconds:.1f} us"
+        chosen = f"{layer.tactic}{layer.config}"
+        if layer.alternatives:
+            others = ", ".join(f"{label} {t:.1f}" for label, t in layer.alternatives[:3])
+            chosen += f"  (others: {others})"
+        operations = _short(layer.operations)
+        rows.append((layer.name, layer.precision, layer.shape, time, operations, chosen))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    return ["  " + "  ".join(row).rstrip() for row in padded]
+
+
+def _short(operations: str, limit: int = 60) -> str:
+    return operations if len(operations) <= limit else operations[: limit - 3] + "..."
 
 
 def _html_row(layer: LayerReport, longest: float) -> str:

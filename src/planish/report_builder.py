@@ -17,6 +17,8 @@ from planish.tactics.select import operations_of
 from planish.tactics.tactic import Choice
 from planish.tactics.target import Target
 
+FALLBACK = "reference"  # the tactic's name
+
 
 def make_report(
     model: object,
@@ -28,7 +30,6 @@ def make_report(
     config: BuildConfig,
     clock: BuildClock,
     tuned: str,
-    warnings: Sequence[str] = (),
 ) -> BuildReport:
     """Return the report of a finished build."""
     return BuildReport(
@@ -41,10 +42,33 @@ def make_report(
                      for s in passes),
         layers=tuple(_layer(choice) for choice in choices.values()),
         memory=asdict(plan.memory),
-        warnings=tuple(warnings),
+        warnings=_fallbacks(choices),
         nodes_imported=imported,
         tuned=tuned,
     )  # fmt: skip
+
+
+def choice_lines(choices: Mapping[Node, Choice]) -> list[str]:
+    """Return a line for every region: what was chosen, and why nothing else (PLANISH_DEBUG=3)."""
+    lines = []
+    for choice in choices.values():
+        layer = _layer(choice)
+        lines.append(
+            f"{layer.name}: {layer.tactic}{layer.config} {layer.microseconds or ''}".strip()
+        )
+        lines += [f"    {label} {time} us" for label, time in layer.alternatives]
+        lines += [f"    not {name}: {reason}" for name, reason in layer.refusals]
+    return lines
+
+
+def _fallbacks(choices: Mapping[Node, Choice]) -> tuple[str, ...]:
+    """Return a warning for every region that runs in numpy."""
+    return tuple(
+        f"{choice.region.name} ({choice.region.node.source}) runs through its numpy reference: "
+        + "; ".join(f"{name}: {reason}" for name, reason in choice.refusals)
+        for choice in choices.values()
+        if choice.tactic == FALLBACK
+    )
 
 
 def _layer(choice: Choice) -> LayerReport:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,117 +13,159 @@ import typer
 
 from planish.cli.common import (
     Array,
+    AsJson,
+    EngineOrModel,
+    Inputs,
+    Precision,
+    Profiles,
+    Seed,
+    TimeBudget,
+    TimingCache,
+    Tune,
     emit,
     engine_of,
-    optional_module,
+    guarded,
+    is_engine,
     parse_profiles,
-    percentiles,
     read_inputs,
+    table,
+    writing,
 )
+from planish.cli.common import percentiles as percentiles_of
+from planish.cli.peers import Runner, make_peer
 from planish.config import BuildConfig
+from planish.engine.writer import check_writable
 from planish.errors import ConfigError
 
-BURST = 10  # runs of one runtime before the next one's turn
-Runner = Callable[[dict[str, Array]], Any]
+WARM_UP = 3
+ROUNDS = 10  # turns that every runtime has at least, when there is time
+BURST = 10  # most runs in one turn
+COLUMNS = ("median_ms", "min_ms", "p90_ms", "p99_ms", "per_second", "ratio")
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command("bench")(bench_command)
+    app.command("bench")(guarded(bench_command))
 
 
 def bench_command(
-    engine: Annotated[Path, typer.Argument(help="an engine (.plan) or a model")],
+    engine: EngineOrModel,
     against: Annotated[
-        str, typer.Option(help="comma-separated: onnxruntime, openvino, openvino:bf16")
+        str,
+        typer.Option(
+            help="Other runtimes, with commas: onnxruntime, openvino, openvino:bf16, reference."
+        ),
     ] = "",
     model: Annotated[
-        Path | None, typer.Option(help="the model, when ENGINE is a .plan and --against is given")
+        Path | None,
+        typer.Option(help="The ONNX model, when ENGINE is an engine file and --against is given."),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="threads, equal for all")] = None,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16, for a model")] = "fp32",
-    profile: Annotated[list[str] | None, typer.Option(help="NAME=MIN:OPT:MAX, for a model")] = None,
-    inputs: Annotated[list[str] | None, typer.Option("--input", "-i", help="NAME=FILE")] = None,
-    seconds: Annotated[float, typer.Option(help="measuring time in all")] = 5.0,
-    time_budget: Annotated[float, typer.Option(help="seconds for building a model")] = 120.0,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of every runtime; the process is bound to as many.")
+    ] = None,
+    precision: Precision = "fp32",
+    profile: Profiles = None,
+    inputs: Inputs = None,
+    seconds: Annotated[
+        float, typer.Option(help="Measuring time, for all runtimes together.")
+    ] = 5.0,
+    tune: Tune = "measure",
+    time_budget: TimeBudget = 120.0,
+    timing_cache: TimingCache = None,
+    regions: Annotated[
+        bool, typer.Option("--regions", help="Also show the time of every region of the engine.")
+    ] = False,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write the regions' times for chrome://tracing.")
+    ] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
 ) -> None:
-    """Measure ENGINE; with --against, other runtimes take turns with it in this process."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning peers would slow the others
-    cores = sorted(os.sched_getaffinity(0))
-    count = threads or len(cores)
-    os.sched_setaffinity(0, set(cores[:count]))
-    config = BuildConfig(profiles=parse_profiles(profile or []), precision=precision,
-                         threads=count, time_budget=time_budget)  # fmt: skip
-    loaded = engine_of(engine, config)
-    arrays = read_inputs(loaded, inputs or [])
-    runners: dict[str, Runner] = {"planish": loaded.run}
-    source = engine if engine.suffix != ".plan" else model
-    for name in filter(None, against.split(",")):
-        runners[name] = _peer(name, source, count)
-    times = measure(runners, arrays, seconds)
-    rows: list[dict[str, Any]] = [{"runtime": name, "threads": count, **percentiles(t)}
-                                  for name, t in times.items()]  # fmt: skip
-    base = rows[0]["median_ms"]
+    """Measure ENGINE; other runtimes take turns with it in this process, on the same inputs.
+
+    Percentiles are of single runs; ratio is a runtime's median time against Planish's.
+    """
+    if trace is not None:
+        check_writable(trace)
+    source = model if is_engine(engine) else engine
+    names = [name for name in against.split(",") if name]
+    if names and source is None:
+        raise ConfigError("--against needs the model as well", fix="add --model MODEL.onnx")
+    with _bound_to_cores(threads) as count:
+        config = BuildConfig(
+            profiles=parse_profiles(profile), precision=precision, threads=count, tune=tune,
+            time_budget=time_budget, timing_cache=timing_cache,
+        )  # fmt: skip
+        loaded = engine_of(engine, config)
+        arrays = read_inputs(loaded, inputs, seed)
+        runners: dict[str, Runner] = {"planish": loaded.run}
+        for name in names:
+            runners[name] = make_peer(name, source or engine, count, config.profiles)
+        times = measure(runners, arrays, seconds)
+        profiled = loaded.profile(arrays) if regions or trace is not None else None
+    rows: list[dict[str, Any]] = [
+        {"runtime": name, "threads": count, **percentiles_of(each)} for name, each in times.items()
+    ]
     for row in rows:
-        row["ratio"] = round(row["median_ms"] / base, 3)
-    emit(rows, as_json, _table(rows))
+        row["ratio"] = round(row["median_ms"] / max(rows[0]["median_ms"], 1e-6), 3)
+    data: dict[str, Any] = {"runtimes": rows}
+    text = _table(rows)
+    if profiled is not None:
+        data["regions"] = [vars(region) for region in profiled.regions]
+        text += "\n" + profiled.to_text().rstrip()
+    if profiled is not None and trace is not None:
+        with writing(trace, "trace") as file:
+            file.write(profiled.to_chrome_trace())
+    emit(data, as_json, text)
 
 
 def measure(
-    runners: dict[str, Runner], arrays: dict[str, Array], seconds: float
+    runners: Mapping[str, Runner], arrays: dict[str, Array], seconds: float
 ) -> dict[str, list[float]]:
-    """Return seconds of each run; runtimes take turns in bursts, in alternating order."""
-    for run in runners.values():
-        for _ in range(3):
-            run(arrays)
-    times: dict[str, list[float]] = {name: [] for name in runners}
+    """Return seconds of each run; runtimes take turns in bursts, in alternating order.
+
+    A burst is so short that every runtime has `ROUNDS` turns in the time given, and never longer
+    than `BURST` runs; each runtime runs once at least.
+    """
+    bursts = {}
+    for name, run in runners.items():
+        longest = seconds / ROUNDS / len(runners)
+        times = [_time(run, arrays) for _ in range(WARM_UP)]
+        bursts[name] = max(1, min(BURST, int(longest / max(times[-1], 1e-9))))
+    found: dict[str, list[float]] = {name: [] for name in runners}
     order = list(runners)
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or not all(times.values()):
+    while time.perf_counter() < end or not all(found.values()):
         for name in order:
-            for _ in range(BURST):
-                start = time.perf_counter()
-                runners[name](arrays)
-                times[name].append(time.perf_counter() - start)
+            found[name] += [_time(runners[name], arrays) for _ in range(bursts[name])]
         order.reverse()
-    return times
+    return found
 
 
-def _peer(name: str, model: Path | None, threads: int) -> Runner:
-    if model is None:
-        raise ConfigError("--against needs the model as well", fix="add --model MODEL.onnx")
-    kind, _, precision = name.partition(":")
-    if kind == "onnxruntime":
-        return _onnxruntime(model, threads)
-    if kind == "openvino":
-        return _openvino(model, threads, precision or "f32")
-    raise ConfigError(f"unknown runtime {name!r}", where="--against",
-                      fix="use onnxruntime, openvino or openvino:bf16")  # fmt: skip
+def _time(run: Runner, arrays: dict[str, Array]) -> float:
+    start = time.perf_counter()
+    run(arrays)
+    return time.perf_counter() - start
 
 
-def _onnxruntime(model: Path, threads: int) -> Runner:
-    runtime = optional_module("onnxruntime", "onnxruntime")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0" if threads > 1 else "1")
-    session = runtime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    return lambda arrays: session.run(None, arrays)
-
-
-def _openvino(model: Path, threads: int, precision: str) -> Runner:
-    openvino = optional_module("openvino", "openvino")
-    properties = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY",
-                  "INFERENCE_PRECISION_HINT": precision}  # fmt: skip
-    request = openvino.Core().compile_model(str(model), "CPU", properties).create_infer_request()
-    return lambda arrays: request.infer(arrays, share_inputs=True, share_outputs=True)
+@contextmanager
+def _bound_to_cores(threads: int | None) -> Iterator[int]:
+    """Bind the process to as many cores as threads, so that no runtime gets more; yield threads."""
+    before = os.sched_getaffinity(0)
+    count = len(before) if threads is None else threads
+    if count < 1:
+        raise ConfigError(f"threads is {count}, expected at least 1", where="--threads")
+    os.sched_setaffinity(0, set(sorted(before)[:count]))
+    try:
+        yield count
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        f"{'runtime':20s} {'median':>10s} {'min':>10s} {'p90':>10s} {'p99':>10s} {'runs/s':>10s} {'ratio':>7s}"
-    ]
+    lines = [("runtime", "threads", "median", "min", "p90", "p99", "runs/s", "ratio")]
     for row in rows:
-        lines.append(f"{row['runtime']:20s} {row['median_ms']:8.3f}ms {row['min_ms']:8.3f}ms {row['p90_ms']:8.3f}ms "
-                     f"{row['p99_ms']:8.3f}ms {row['per_second']:10.1f} {row['ratio']:6.2f}x")  # fmt: skip
-    return "\n".join(lines)
+        cells = [f"{row[key]:.3f} ms" for key in COLUMNS[:4]]
+        lines.append((row["runtime"], str(row["threads"]), *cells, f"{row['per_second']:.1f}",
+                      f"{row['ratio']:.2f}x"))  # fmt: skip
+    return "\n".join(table(lines, numbers=7))

@@ -3,69 +3,103 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from planish.builder import build
-from planish.cli.common import emit, interrupt_flag, parse_profiles, progress_bar
+from planish.cli.common import (
+    AsJson,
+    Precision,
+    Profiles,
+    Threads,
+    TimeBudget,
+    TimingCache,
+    Tune,
+    emit,
+    guarded,
+    interrupt_flag,
+    is_engine,
+    parse_profiles,
+    progress_bar,
+    writing,
+)
 from planish.config import BuildConfig
 from planish.engine.writer import check_writable
+from planish.errors import ConfigError
+from planish.report import BuildReport
+from planish.runtime.engine import Engine
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command("build")(build_command)
+    app.command("build")(guarded(build_command))
 
 
 def build_command(
-    model: Annotated[Path, typer.Argument(help="an ONNX model")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="engine file")] = None,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16")] = "fp32",
-    profile: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=MIN:OPT:MAX, e.g. x=1x3x224x224:8x3x224x224:32x3x224x224"),
+    model: Annotated[Path, typer.Argument(help="An ONNX model.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The engine file; by default MODEL with .plan."),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="threads of one inference")] = None,
-    time_budget: Annotated[float, typer.Option(help="seconds for the whole build")] = 120.0,
+    precision: Precision = "fp32",
+    profile: Profiles = None,
+    threads: Threads = None,
+    time_budget: TimeBudget = 120.0,
+    tune: Tune = "measure",
+    timing_cache: TimingCache = None,
     workspace_limit: Annotated[
-        int | None, typer.Option(help="bytes of scratch a kernel may use")
+        int | None, typer.Option(help="Bytes of scratch memory that one kernel may use.")
     ] = None,
-    tune: Annotated[str, typer.Option(help="off, cache or measure")] = "measure",
-    timing_cache: Annotated[Path | None, typer.Option(help="file of measured times")] = None,
-    fallback: Annotated[str, typer.Option(help="reference or error")] = "reference",
-    tactic_sources: Annotated[str | None, typer.Option(help="comma-separated tactic names")] = None,
+    fallback: Annotated[
+        str,
+        typer.Option(
+            help="What has no kernel: reference runs it in numpy with a warning, error refuses."
+        ),
+    ] = "reference",
+    tactic_sources: Annotated[
+        str | None, typer.Option(help="Choose from these tactics only: names with commas.")
+    ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="write the report (.html, .json, .txt)")
+        Path | None, typer.Option(help="Write the report: .html, .json or text.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the report as JSON")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Build an engine from MODEL. Ctrl-C ends tuning and keeps the engine so far."""
     path = output or model.with_suffix(".plan")
+    if is_engine(model):
+        raise ConfigError(f"{model} is an engine already", fix="build from its ONNX model")
     check_writable(path)
+    if report is not None:
+        check_writable(report)
     cancelled, handler = interrupt_flag()
+    config = BuildConfig(
+        precision=precision, profiles=parse_profiles(profile), threads=threads,
+        time_budget=time_budget, workspace_limit=workspace_limit, tune=tune,
+        timing_cache=timing_cache, fallback=fallback, cancel=cancelled.is_set,
+        tactic_sources=tuple(tactic_sources.split(",")) if tactic_sources else None,
+    )  # fmt: skip
     previous = signal.signal(signal.SIGINT, handler)
     try:
-        with progress_bar() as show:
-            engine = build(model, BuildConfig(
-                precision=precision, profiles=parse_profiles(profile or []), threads=threads,
-                time_budget=time_budget, workspace_limit=workspace_limit, tune=tune,
-                timing_cache=timing_cache, fallback=fallback, progress=show,
-                tactic_sources=tuple(tactic_sources.split(",")) if tactic_sources else None,
-                cancel=cancelled.is_set,
-            ))  # fmt: skip
+        engine = _build(model, config)
     finally:
         signal.signal(signal.SIGINT, previous)
     engine.save(path)
-    _write_report(engine.report, report)
-    emit({"engine": str(path), "report": engine.report.to_dict()}, as_json,
-         f"{engine.report.to_text()}\nwrote {path} ({path.stat().st_size:,d} bytes)")  # fmt: skip
+    size = path.stat().st_size
+    if report is not None:
+        _write_report(engine.report, report)
+    emit({"engine": str(path), "bytes": size, "report": engine.report.to_dict()}, as_json,
+         f"{engine.report.to_text()}\nwrote {path} ({size:,d} bytes)")  # fmt: skip
 
 
-def _write_report(report: object, path: Path | None) -> None:
-    if path is None:
-        return
-    check_writable(path)
-    method = {".html": "to_html", ".json": "to_json"}.get(path.suffix, "to_text")
-    path.write_text(getattr(report, method)())
+def _build(model: Path, config: BuildConfig) -> Engine:
+    with progress_bar() as show:
+        return build(model, replace(config, progress=show))
+
+
+def _write_report(report: BuildReport, path: Path) -> None:
+    texts = {".html": report.to_html, ".json": report.to_json}
+    with writing(path, "report") as file:
+        file.write(texts.get(path.suffix, report.to_text)())

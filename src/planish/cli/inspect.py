@@ -3,90 +3,173 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from planish.cli.common import emit, parse_profiles
+from planish.builder import build
+from planish.cli.common import (
+    AsJson,
+    EngineOrModel,
+    Precision,
+    Profiles,
+    emit,
+    guarded,
+    is_engine,
+    parse_profiles,
+    table,
+)
 from planish.config import BuildConfig
-from planish.runtime.engine import load
+from planish.errors import ConfigError
 from planish.importers.importer import read_model
 from planish.ir.graph import Graph
 from planish.ir.text import to_text
+from planish.passes.graph_pass import count_layers, graphs_of
 from planish.passes.pipeline import optimize
+from planish.plan.plan import TensorInfo
+from planish.report import BuildReport, LayerReport, PassReport, fusion_lines
 from planish.runtime.engine import Engine, load
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command("inspect")(inspect_command)
+    app.command("inspect")(guarded(inspect_command))
 
 
 def inspect_command(
-    path: Annotated[Path, typer.Argument(help="a model or an engine (.plan)")],
-    show_graph: Annotated[bool, typer.Option("--graph", help="print the graph's text")] = False,
-    show_source: Annotated[
-        bool, typer.Option("--source", help="print an engine's C source")
+    path: EngineOrModel,
+    show_graph: Annotated[
+        bool, typer.Option("--graph", help="Print the optimized graph as text.")
     ] = False,
-    profile: Annotated[list[str] | None, typer.Option(help="NAME=MIN:OPT:MAX, for a model")] = None,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16, for a model")] = "fp32",
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    show_source: Annotated[
+        bool, typer.Option("--source", help="Print the generated C source.")
+    ] = False,
+    region: Annotated[
+        str | None,
+        typer.Option(help="Print all about one region of an engine: alternatives, refusals."),
+    ] = None,
+    profile: Profiles = None,
+    precision: Precision = "fp32",
+    as_json: AsJson = False,
 ) -> None:
-    """Show layers, fusions, tactics and memory."""
-    if path.suffix == ".plan":
-        _inspect_engine(load(path), show_graph, show_source, as_json)
-        return
-    config = BuildConfig(profiles=parse_profiles(profile or []), precision=precision)
+    """Show layers, fusions, tactics and memory.
+
+    Of a model: its layers before and after each kind of fusion. Of an engine also every region
+    with its tactic, the alternatives that were measured, and memory.
+    """
+    config = BuildConfig(profiles=parse_profiles(profile), precision=precision, tune="off")
+    if is_engine(path):
+        _inspect_engine(load(path), show_graph, show_source, region, as_json)
+    elif show_source or region is not None:
+        _inspect_engine(build(path, config), False, show_source, region, as_json)
+    else:
+        _inspect_model(path, config, show_graph, as_json)
+
+
+def _inspect_model(path: Path, config: BuildConfig, show_graph: bool, as_json: bool) -> None:
     graph = read_model(path, profiles=config.profiles)
-    before = _layer_counts(graph)
-    statistics = optimize(graph, config)
+    before, imported = _kinds(graph), count_layers(graph)
+    passes = [PassReport(s.name, s.before, s.after, round(s.seconds, 4), dict(s.counts))
+              for s in optimize(graph, config)]  # fmt: skip
     if show_graph:
-        print(to_text(graph))
+        text = to_text(graph)
+        emit({"graph": text}, as_json, text.rstrip())
         return
-    fusions = {name: count for entry in statistics for name, count in entry.counts.items()}
+    after = _kinds(graph)
+    running = sum(count for kind, count in after.items() if kind.startswith("region "))
     data: dict[str, Any] = {
+        "model": path.name,
         "inputs": [str(value) for value in graph.inputs],
         "outputs": [str(value) for value in graph.outputs],
+        "weights_bytes": sum(v.array.nbytes for g in graphs_of(graph) for v in g.constants()),
         "layers_before": before,
-        "layers_after": _layer_counts(graph),
-        "passes": [{"name": s.name, "before": s.before, "after": s.after, "counts": dict(s.counts)}
-                   for s in statistics],
-        "fusions": fusions,
-        "weights_bytes": sum(value.array.nbytes for value in graph.constants()),
-    }  # fmt: skip
-    emit(data, as_json, _model_text(data))
+        "layers_after": after,
+        "regions": running,
+        "passes": [asdict(entry) for entry in passes],
+    }
+    lines = [f"{path.name}: {imported} nodes -> {running} regions, "
+             f"{data['weights_bytes']:,d} bytes of weights"]  # fmt: skip
+    lines += ["inputs:", *(f"  {text}" for text in data["inputs"])]
+    lines += ["outputs:", *(f"  {text}" for text in data["outputs"])]
+    lines += fusion_lines(passes, running)
+    for title, kinds in (("layers as imported", before), ("layers after all passes", after)):
+        rows = [(str(count).rjust(8), kind) for kind, count in kinds.items()]
+        lines += [f"{title}: {sum(kinds.values())}", *table(rows)]
+    emit(data, as_json, "\n".join(lines))
 
 
-def _layer_counts(graph: Graph) -> dict[str, int]:
+def _kinds(graph: Graph) -> dict[str, int]:
+    """Return how many nodes of each kind the graph and its subgraphs have, most frequent first."""
     kinds = Counter(
-        f"region {node.attributes['kind']}" if node.op == "Region" else node.op for node in graph
+        f"region {node.attributes['kind']}" if node.op == "Region" else node.op
+        for each in graphs_of(graph)
+        for node in each
     )
     return dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _model_text(data: dict[str, Any]) -> str:
-    lines = ["inputs:", *(f"  {text}" for text in data["inputs"]), "outputs:",
-             *(f"  {text}" for text in data["outputs"])]  # fmt: skip
-    for title in ("layers_before", "layers_after"):
-        lines.append(f"{title.replace('_', ' ')}: {sum(data[title].values())}")
-        lines += [f"  {count:6d}  {kind}" for kind, count in data[title].items()]
-    lines += ["passes (nodes before -> after):"]
-    lines += [
-        f"  {entry['before']:6d} -> {entry['after']:6d}  {entry['name']}"
-        for entry in data["passes"]
-    ]
-    lines += ["rewrites:", *(f"  {count:6d}  {name}" for name, count in data["fusions"].items())]
-    lines += [f"weights: {data['weights_bytes']:,d} bytes"]
-    return "\n".join(lines)
-
-
-def _inspect_engine(engine: Engine, show_graph: bool, show_source: bool, as_json: bool) -> None:
+def _inspect_engine(
+    engine: Engine, show_graph: bool, show_source: bool, region: str | None, as_json: bool
+) -> None:
     if show_graph:
-        print(engine.graph_text)
+        emit({"graph": engine.graph_text}, as_json, engine.graph_text.rstrip())
         return
     if show_source:
-        print(engine.source)
+        emit({"source": engine.source}, as_json, engine.source.rstrip())
         return
-    emit({"inputs": [str(info) for info in engine.inputs], "outputs": [str(i) for i in engine.outputs],
-          "report": engine.report.to_dict()}, as_json, engine.report.to_text())  # fmt: skip
+    if region is not None:
+        layer = _find(engine.report, region)
+        emit(asdict(layer), as_json, _layer_text(layer))
+        return
+    data = {
+        "inputs": [_describe(info) for info in engine.inputs],
+        "outputs": [_describe(info) for info in engine.outputs],
+        "ranges": {name: list(bounds) for name, bounds in engine.ranges.items()},
+        "threads": engine.threads,
+        "memory": asdict(engine.memory),
+        "report": engine.report.to_dict(),
+    }
+    lines = [engine.report.headline()]
+    lines += [f"input   {_signature(info)}" for info in engine.inputs]
+    lines += [f"output  {_signature(info)}" for info in engine.outputs]
+    lines += [f"extent  {name}: {low} to {high}, tuned for {opt}"
+              for name, (low, opt, high) in engine.ranges.items()]  # fmt: skip
+    lines += [f"threads {engine.threads}", *engine.report.body_lines()]
+    emit(data, as_json, "\n".join(lines))
+
+
+def _describe(info: TensorInfo) -> dict[str, Any]:
+    shape = [dim if isinstance(dim, int) else str(dim) for dim in info.shape]
+    return {"name": info.name, "dtype": info.dtype, "shape": shape}
+
+
+def _signature(info: TensorInfo) -> str:
+    return f"{info.name}: {info.dtype}[{', '.join(map(str, info.shape))}]"
+
+
+def _find(report: BuildReport, name: str) -> LayerReport:
+    found = [layer for layer in report.layers if name in (layer.name, layer.layers)]
+    near = found or [layer for layer in report.layers if name in layer.name or name in layer.layers]
+    if len(near) == 1:
+        return near[0]
+    raise ConfigError(
+        f"{len(near)} regions match {name!r}",
+        where="--region",
+        fix="give one of " + ", ".join(layer.name for layer in (near or report.layers)[:20]),
+    )
+
+
+def _layer_text(layer: LayerReport) -> str:
+    time = "not measured" if layer.microseconds is None else f"{layer.microseconds:.2f} us"
+    lines = [
+        f"region       {layer.name}",
+        f"layers       {layer.layers}",
+        f"operations   {layer.operations}",
+        f"output       {layer.precision} {layer.shape}",
+        f"tactic       {layer.tactic}{layer.config}  {time}",
+    ]
+    lines += [f"alternative  {label}  {time:.2f} us" for label, time in layer.alternatives]
+    lines += [f"refused      {name}: {reason}" for name, reason in layer.refusals]
+    return "\n".join(lines)

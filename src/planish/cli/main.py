@@ -4,40 +4,51 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-import sys
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 import planish.cli
-from planish.cli.common import EXIT_INTERRUPTED, EXIT_USER_ERROR
-from planish.errors import PlanishError
 
 app = typer.Typer(
     name="planish",
-    help="Turn a trained model into a fast inference engine, and run it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 outputs differ or something essential is missing, "
+    "2 wrong arguments, model or engine, 130 interrupted.",
 )
 
-for _module in pkgutil.iter_modules(planish.cli.__path__):
-    if _module.name not in ("main", "common"):
-        importlib.import_module(f"planish.cli.{_module.name}").register(app)
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"planish {planish.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def planish_command(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Turn a trained model into a fast inference engine, and run it."""
+
+
+for _info in sorted(pkgutil.iter_modules(planish.cli.__path__), key=lambda info: info.name):
+    if _info.name != "main":
+        _module = importlib.import_module(f"planish.cli.{_info.name}")
+        if hasattr(_module, "register"):
+            _module.register(app)
 
 
 def main() -> None:
-    """Run the command line; a PlanishError is printed without a traceback and exits with 2."""
-    try:
-        app()
-    except PlanishError as error:
-        console = Console(stderr=True, soft_wrap=True, highlight=False)
-        console.print("[bold red]error:[/]", end=" ")
-        console.print(f"{type(error).__name__}: {error}", markup=False)
-        sys.exit(EXIT_USER_ERROR)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted")
-        sys.exit(EXIT_INTERRUPTED)
+    """Run the command line."""
+    app()
 
 
 if __name__ == "__main__":

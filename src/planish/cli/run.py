@@ -3,55 +3,81 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from planish.cli.common import emit, engine_of, parse_profiles, read_inputs
+from planish.cli.common import (
+    Array,
+    AsJson,
+    EngineOrModel,
+    Inputs,
+    Precision,
+    Profiles,
+    Seed,
+    Threads,
+    emit,
+    engine_of,
+    guarded,
+    parse_profiles,
+    read_inputs,
+    table,
+    writing,
+)
 from planish.config import BuildConfig
 from planish.engine.writer import check_writable
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command("run")(run_command)
+    app.command("run")(guarded(run_command))
 
 
 def run_command(
-    engine: Annotated[Path, typer.Argument(help="an engine (.plan) or a model")],
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option("--input", "-i", help="NAME=FILE.npy or FILE.npz; random values without any"),
-    ] = None,
+    engine: EngineOrModel,
+    inputs: Inputs = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="write outputs as .npz")
+        Path | None, typer.Option("--output", "-o", help="Write the outputs to this .npz file.")
     ] = None,
-    profile: Annotated[list[str] | None, typer.Option(help="NAME=MIN:OPT:MAX, for a model")] = None,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16, for a model")] = "fp32",
-    threads: Annotated[int | None, typer.Option(help="threads of one inference")] = None,
-    seed: Annotated[int, typer.Option(help="for random inputs")] = 0,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    profile: Profiles = None,
+    precision: Precision = "fp32",
+    threads: Threads = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
 ) -> None:
-    """Run ENGINE once and print (or write) its outputs."""
+    """Run ENGINE once; print shape, minimum, maximum and mean of its outputs, or write them."""
     if output is not None:
         check_writable(output)
-    config = BuildConfig(profiles=parse_profiles(profile or []), precision=precision,
+    config = BuildConfig(profiles=parse_profiles(profile), precision=precision,
                          threads=threads, tune="off")  # fmt: skip
     loaded = engine_of(engine, config)
-    results = loaded.run(read_inputs(loaded, inputs or [], seed))
+    results = loaded.run(read_inputs(loaded, inputs, seed))
     if output is not None:
-        with output.open("wb") as file:
-            np.savez(file, **results)  # type: ignore[arg-type]
+        with writing(output, "outputs") as file:
+            storable: dict[str, Any] = {name: _storable(each) for name, each in results.items()}
+            np.savez(file.buffer, **storable)
     rows = [{"name": name, "dtype": str(array.dtype), "shape": list(array.shape),
              **_summary(array)} for name, array in results.items()]  # fmt: skip
-    text = "\n".join(f"{row['name']}: {row['dtype']}{row['shape']} min {row['min']} max "
-                     f"{row['max']} mean {row['mean']}" for row in rows)  # fmt: skip
-    emit(rows, as_json, text)
+    lines = [("output", "type", "min", "max", "mean")]
+    lines += [(row["name"], f"{row['dtype']}{row['shape']}",
+               *(_text(row[key]) for key in ("min", "max", "mean"))) for row in rows]  # fmt: skip
+    emit(rows, as_json, "\n".join(table(lines, numbers=3)))
 
 
-def _summary(array: np.ndarray) -> dict[str, float | None]:
-    if array.size == 0 or array.dtype == object:
+def _summary(array: Array) -> dict[str, Any]:
+    if array.size == 0 or array.dtype == object or array.dtype.kind == "c":
         return {"min": None, "max": None, "mean": None}
     values = array.astype(np.float64)
     return {"min": float(values.min()), "max": float(values.max()), "mean": float(values.mean())}
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.6g}"
+
+
+def _storable(array: Array) -> Array:
+    """Return `array` in a type that .npz files hold: text as text, short floats as float32."""
+    if array.dtype == object:
+        return array.astype(str)
+    return array.astype(np.float32) if array.dtype.kind == "V" else array
