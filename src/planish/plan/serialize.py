@@ -9,6 +9,7 @@ The runtime reads plans with this file, so it imports only data types.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -130,7 +131,7 @@ def plan_from_json(text: str | bytes) -> Plan:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise _damaged("plan.json", f"not JSON ({error})") from error
-    root = _Reader(document, "plan.json")
+    root = _Reader(document, None, "plan.json")
     plan = Plan(
         inputs=root.field("inputs").each(_read_tensor),
         outputs=root.field("outputs").each(_read_tensor),
@@ -151,20 +152,27 @@ def plan_from_json(text: str | bytes) -> Plan:
 class _Reader:
     """One place of a JSON document; its methods return checked contents."""
 
-    def __init__(self, value: Json, where: str) -> None:
-        self.value, self.where = value, where
+    __slots__ = ("key", "parent", "value")
+
+    def __init__(self, value: Json, parent: _Reader | None, key: str) -> None:
+        self.value, self.parent, self.key = value, parent, key
+
+    @property
+    def where(self) -> str:
+        """Return the path of this place, from the document's name on."""
+        return self.key if self.parent is None else self.parent.where + self.key
 
     def field(self, name: str) -> _Reader:
         if not isinstance(self.value, dict) or name not in self.value:
             raise self.wrong(f"a field {name!r}")
-        return _Reader(self.value[name], f"{self.where}.{name}")
+        return _Reader(self.value[name], self, f".{name}")
 
     def items(self, count: int | None = None) -> list[_Reader]:
         if not isinstance(self.value, list):
             raise self.wrong("a list")
         if count is not None and len(self.value) != count:
             raise self.wrong(f"a list of {count}")
-        return [_Reader(value, f"{self.where}[{i}]") for i, value in enumerate(self.value)]
+        return [_Reader(value, self, f"[{i}]") for i, value in enumerate(self.value)]
 
     def each(self, read: Callable[[_Reader], T]) -> tuple[T, ...]:
         return tuple(read(item) for item in self.items())
@@ -194,12 +202,14 @@ class _Reader:
 
     def dim(self) -> Dim:
         text = self.text()
+        if text.isascii() and text.isdigit() and len(text) < 19:
+            return int(text)
         if len(text) > MAX_DIM_TEXT:
             raise self.wrong(f"an extent of at most {MAX_DIM_TEXT} characters")
         if _BARE_PARENTHESIS.search(text):  # products of sums could expand without limit
             raise self.wrong("an extent in normal form")
         try:
-            dim = parse_dim(text)
+            dim = _parse_dim(text)
         except (ValueError, RecursionError, ZeroDivisionError, MemoryError) as error:
             raise self.wrong("an extent") from error
         if isinstance(dim, int) and abs(dim) > LIMIT:
@@ -222,6 +232,9 @@ class _Reader:
         got = json.dumps(self.value)
         shown = got if len(got) <= 60 else got[:57] + "..."
         return _damaged(self.where, f"expected {expected}, got {shown}")
+
+
+_parse_dim = functools.lru_cache(maxsize=4096)(parse_dim)  # a plan repeats few extents often
 
 
 def _damaged(where: str, what: str) -> EngineFileError:
