@@ -22,10 +22,11 @@ from planish.backends.cpu.codegen.body import (
 )
 from planish.backends.cpu.codegen.indexing import IndexMap, identity_map, operand_access
 from planish.backends.cpu.codegen.loops import Nest, print_load, print_nests
-from planish.backends.cpu.codegen.scalar import compute_type
+from planish.backends.cpu.codegen.scalar import compute_type, literal, scalar_constant
 from planish.backends.cpu.codegen.writer import KernelWriter
 from planish.ir.graph import Node, Value
 from planish.ir.shape import Shape
+from planish.ops.content import contents
 from planish.tactics.tactic import YES, Config, Kernel, Region, Support, Tactic, no
 from planish.tactics.target import Target
 
@@ -75,6 +76,19 @@ class Builder:
         """Return input `index`, which is there."""
         return self.node.present_inputs[index]
 
+    def scalar(self, value: Value) -> str | None:
+        """Return C for a tensor of one element, or None where a node of the region computes it."""
+        constant = scalar_constant(value)
+        if constant is not None:
+            return literal(constant, value.dtype)
+        known = contents(value)
+        if known is not None and len(known) == 1:
+            return f"({compute_type(value.dtype)}){self.writer.dim(known[0])}"
+        if not self.is_operand(value):
+            return None
+        rank = value.rank
+        return self.element(value, value.known_shape, identity_map(rank), 0)[0]
+
     def is_operand(self, value: Value) -> bool:
         """Whether `value` is read directly: an input of the region or a constant."""
         return value.producer is None
@@ -83,6 +97,9 @@ class Builder:
         self, value: Value, space: Shape, index: IndexMap, rank: int
     ) -> tuple[str, set[int]]:
         """Return C that reads one element of a direct operand, and the loop axes it uses."""
+        constant = scalar_constant(value)
+        if constant is not None:
+            return literal(constant, value.dtype), set()
         from_memory = self.pointwise.memory_of(value)
         access = operand_access(self.writer, from_memory, space, index, rank)
         axes = {k for k, stride in enumerate(access.strides) if stride != 0}

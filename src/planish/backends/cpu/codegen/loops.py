@@ -565,7 +565,7 @@ def _buffered_loads(
     """Return the loads, those contiguous along `other` redirected to transposed L1 buffers."""
     loads: list[tuple[str, Access]] = []
     lines: list[str] = []
-    scratch = 0
+    scratch = writer.scratch_start
     for name, access in nest.loads:
         if access.strides[other] != 1 or access.strides[inner] in (0, 1):
             loads.append((name, access))

@@ -33,6 +33,7 @@ class KernelWriter:
         # whether the compiler can turn a condition around loads and stores into masks
         self.masked = target is not None and target.has("avx512bw", "avx512vl")
         self.helpers: list[str] = []
+        self.scratch_start = 0  # bytes at the start of scratch memory that loops leave alone
         self._packed: list[np.ndarray[Any, Any]] = []
         self._packed_names: dict[tuple[str, bytes], str] = {}
         self._declared: dict[str, str] = {}

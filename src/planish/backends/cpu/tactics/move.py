@@ -21,8 +21,8 @@ from planish.backends.cpu.codegen.indexing import (
 )
 from planish.backends.cpu.codegen.injection import Builder, Describe, Injection, InjectiveTactic
 from planish.backends.cpu.codegen.writer import contiguous_strides
-from planish.ir.shape import Dim, Shape, dim_max, dim_min, floordiv, product
-from planish.ops.content import contents
+from planish.ir.shape import Dim, Shape, dim_max, dim_min, floordiv
+from planish.ops.content import Ranges, bounds, contents
 
 LONGEST = 2**31  # exporters write INT64_MAX for "to the end": anything above this is the end
 
@@ -116,27 +116,24 @@ def _slice(builder: Builder) -> list[Injection] | str:
         if not isinstance(axis, int) or not isinstance(step, int):
             return "the slice's axes or steps are symbolic"
         extent = builder.shape(0)[axis % rank]
-        first = slice_start(start, extent, step)
+        first = slice_start(start, extent, step, builder.writer.region.ranges)
         if first is None:
             return "the sign of a slice's start is not known"
         read[axis % rank] = loop_index(axis % rank, rank, step, first)
     return [Injection(shape, ((builder.value(0), tuple(read)),), identity_map(rank))]
 
 
-def slice_start(start: Dim, extent: Dim, step: int) -> Dim | None:
-    """Return the first index of a slice, counted from the front and clamped."""
+def slice_start(start: Dim, extent: Dim, step: int, ranges: Ranges) -> Dim | None:
+    """Return the first index of a slice, counted from the front and clamped; None if unknown."""
     last = extent if step > 0 else extent - 1
-    if isinstance(start, int):
-        if start >= LONGEST:
-            return last
-        if start < -LONGEST:
-            return 0
-        return dim_max(extent + start, 0) if start < 0 else dim_min(start, last)
-    negative = all(coefficient < 0 for _, coefficient in start.terms)
-    positive = all(coefficient > 0 for _, coefficient in start.terms)
-    if negative:
+    low, high = bounds(start, ranges)
+    if low >= LONGEST:
+        return last
+    if high < -LONGEST:
+        return 0
+    if high < 0:
         return dim_max(extent + start, 0)
-    return dim_min(start, last) if positive else None
+    return dim_min(start, last) if low >= 0 else None
 
 
 def _concat(builder: Builder) -> list[Injection] | str:
@@ -239,8 +236,3 @@ class MoveTactic(InjectiveTactic):
         "Transpose": _transpose,
         "Unsqueeze": _reshape,
     }
-
-
-def total(shape: Shape) -> Dim:
-    """Return the number of elements."""
-    return product(shape)
