@@ -49,6 +49,7 @@ PROLOGUE = REDUCTIONS | {"LayerNormalization", "RMSNormalization", "Softmax", "L
 UNUSUAL = (STRING, F8E4M3, F8E5M2, I4, U4)  # elements that no generated code computes with
 QUANTIZATION = ("QuantizeLinear", "DequantizeLinear")
 LIMIT = 40  # nodes in a region
+VIEW_CHAIN = 8  # views in a row that are looked through
 MANY_READERS = 16  # an anchor's result with more readers than this gets no epilogue
 
 
@@ -176,8 +177,17 @@ class _Grouping:
         return value in self.outputs or any(user not in members for user, _ in value.uses)
 
     def _place(self, value: Value) -> int:
-        """Return the position at which `value` is computed (-1 for inputs and constants)."""
+        """Return the position from which on `value` can be read (-1 for inputs and constants).
+
+        A view is as early as what it views: it moves up with the region that reads it.
+        """
         node = value.producer
+        for _ in range(VIEW_CHAIN):
+            if node is None or node.graph is not self._graph or not _is_free(node):
+                break
+            # the other operands of a free view are constants
+            viewed = node.inputs[0]
+            node = None if viewed is None else viewed.producer
         if node is None or node.graph is not self._graph:
             return -1
         group = self._group.get(node)
@@ -199,6 +209,15 @@ def _is_plain_quantization(node: Node) -> bool:
         return False
     parameters = [value for value in node.inputs[1:] if value is not None]
     return all(value.is_constant or value.shape in ((), (1,)) for value in parameters)
+
+
+def _is_free(node: Node) -> bool:
+    """Whether `node` is a view of its first operand by constants."""
+    return (
+        node.op in VIEWS
+        and node.op != "Concat"
+        and all(v.is_constant for v in node.present_inputs[1:])
+    )
 
 
 def _computes(node: Node) -> bool:
@@ -233,12 +252,30 @@ def _build(graph: Graph, group: _Group, grouping: _Grouping) -> None:
     source = merge_sources(node.source for node in members)
     region = Node("Region", operands, outputs, {"kind": group.kind, "body": body}, source)
     graph.insert_before(group.anchor, region)
+    for value in operands:
+        _raise_views(graph, value, region, group.place, grouping.order)
     for old, new in zip(results, outputs, strict=True):
         graph.replace_value(old, new)
         if old in grouping.outputs:
             grouping.outputs.add(new)
     for node in reversed(members):
         graph.remove(node)
+
+
+def _raise_views(
+    graph: Graph, value: Value, region: Node, place: int, order: dict[Node, int]
+) -> None:
+    """Move the views that lead to an operand in front of `region` if they stand behind it."""
+    behind: list[Node] = []
+    node = value.producer
+    while node is not None and node.graph is graph and node.op in VIEWS and _is_free(node):
+        if order[node] > place:
+            behind.append(node)
+        viewed = node.inputs[0]
+        node = None if viewed is None else viewed.producer
+    for view in reversed(behind):
+        graph.move_before(region, view)
+        order[view] = place
 
 
 def _operand(body: Graph, value: Value, operands: list[Value]) -> Value:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from planish.ir.graph import Graph, Node, Value
 from planish.ir.rewrite import Rule, private_producer, scalar_of, split_constant
-from planish.ops.op import OPS
-from planish.passes.building import channel_vector, emit, finish
+from planish.passes.anchors import VIEWS, has_private_anchor
+from planish.passes.building import channel_vector, constant, emit, finish
 from planish.passes.matching import permutation
 
-VIEWS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")
 UNARY = (
     "Abs", "Ceil", "Celu", "Clip", "Cos", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid",
     "HardSwish", "LeakyRelu", "Log", "Mish", "Neg", "Reciprocal", "Relu", "Round", "Selu",
@@ -47,15 +46,17 @@ class PointwiseOfView(Rule):
             return False
         # a vector may get stuck between two views, where it would be a region of its own
         movable = operands[1] is None or scalar_of(operands[1]) is not None
-        if not _has_anchor(x, graph, through_views=movable):
+        if not has_private_anchor(x, graph, through_views=movable):
             return False
         if operands[0].shape is None or operands[0].shape != node.output.shape:
             return False
-        if operands[1] is not None and not _varies_along_kept_axis(operands[1], x, view):
-            return False
-        inputs = [x if value is operands[0] else value for value in node.inputs]
-        if operands[1] is not None and operands[1].rank > 1:
-            return False
+        number = None
+        if operands[1] is not None:
+            number = _in_front(graph, operands[1], x, view)
+            if number is None:
+                return False
+        changed = {operands[0]: x, operands[1]: number}
+        inputs = [changed.get(value, value) for value in node.inputs]
         moved = emit(graph, node, node.op, inputs, node.attributes)
         again = emit(graph, node, view.op, [moved, *view.inputs[1:]], view.attributes, [view])
         return finish(node, graph, again)
@@ -71,40 +72,28 @@ def _operands(node: Node) -> tuple[Value, Value | None] | None:
     return x, None
 
 
-def _has_anchor(x: Value, graph: Graph, through_views: bool) -> bool:
-    """Whether an anchor, perhaps with pointwise ops behind it, computes `x` for this view alone."""
-    value = x
-    for _ in range(8):
-        if len(value.uses) != 1 or graph.is_output(value):
-            return False
-        node = value.producer
-        if node is None or node.graph is not graph or len(node.outputs) != 1:
-            return False
-        if node.op in VIEWS and through_views and node.inputs[0] is not None:
-            value = node.inputs[0]
-            continue
-        if OPS[node.op].view:
-            return False
-        if not OPS[node.op].pointwise:
-            return True
-        tensors = [each for each in node.present_inputs if each.shape == value.shape]
-        if len(tensors) != 1:
-            return len(tensors) > 1
-        value = tensors[0]
-    return False
-
-
-def _varies_along_kept_axis(constant: Value, x: Value, view: Node) -> bool:
-    """Whether a constant means the same in front of the view: a scalar, or along the last axis."""
-    if scalar_of(constant) is not None and constant.rank <= 1:
-        return True
+def _in_front(graph: Graph, number: Value, x: Value, view: Node) -> Value | None:
+    """Return a constant that means in front of the view what `number` means behind it."""
+    if scalar_of(number) is not None and number.rank <= 1:
+        return number
     if x.shape is None or x.rank == 0 or view.output.rank == 0:
-        return False
-    last = x.known_shape[-1]
-    if not isinstance(last, int) or view.output.known_shape[-1] != last:
-        return False
+        return None
     if view.op == "Transpose":
-        order = permutation(view)
-        if order is None or order[-1] != len(order) - 1:
-            return False
-    return channel_vector(constant, view.output.rank, view.output.rank - 1, last) is not None
+        return _turned(graph, number, permutation(view))
+    last = x.known_shape[-1]
+    if not isinstance(last, int) or view.output.known_shape[-1] != last or number.rank > 1:
+        return None
+    vector = channel_vector(number, view.output.rank, view.output.rank - 1, last)
+    return None if vector is None else number
+
+
+def _turned(graph: Graph, number: Value, order: tuple[int, ...] | None) -> Value | None:
+    """Return a constant with its axes put back to where `order` took them from."""
+    if order is None or number.rank > len(order):
+        return None
+    array = number.array.reshape((1,) * (len(order) - number.rank) + number.array.shape)
+    inverse = tuple(order.index(axis) for axis in range(len(order)))
+    turned = array.transpose(inverse)
+    while turned.ndim > 1 and turned.shape[0] == 1:
+        turned = turned[0]
+    return constant(graph, turned, number)
