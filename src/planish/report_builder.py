@@ -13,11 +13,9 @@ from planish.ir.graph import Node
 from planish.passes.graph_pass import PassStatistics
 from planish.plan.plan import Plan
 from planish.report import BuildReport, LayerReport, PassReport
-from planish.tactics.select import operations_of
+from planish.tactics.select import FALLBACK, operations_of
 from planish.tactics.tactic import Choice
 from planish.tactics.target import Target
-
-FALLBACK = "reference"  # the tactic's name
 
 
 def make_report(
@@ -64,8 +62,8 @@ def choice_lines(choices: Mapping[Node, Choice]) -> list[str]:
 def _fallbacks(choices: Mapping[Node, Choice]) -> tuple[str, ...]:
     """Return a warning for every region that runs in numpy."""
     return tuple(
-        f"{choice.region.name} ({choice.region.node.source}) runs through its numpy reference: "
-        + "; ".join(f"{name}: {reason}" for name, reason in choice.refusals)
+        f"{choice.region.name} ({choice.region.node.source}) runs through its numpy reference; "
+        f"planish inspect --region {choice.region.name} says why"
         for choice in choices.values()
         if choice.tactic == FALLBACK
     )

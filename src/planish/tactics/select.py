@@ -7,12 +7,13 @@ rank; measured times, from the timing cache or the autotuner, replace it.
 
 from __future__ import annotations
 
+import difflib
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from planish.config import BuildConfig
-from planish.errors import TacticError
+from planish.errors import ConfigError, TacticError
 from planish.ir.graph import Graph, Node
 from planish.ops.op import op_of
 from planish.plan.plan import Plan
@@ -21,6 +22,9 @@ from planish.tactics.region import region_key, region_of, regions_of
 from planish.tactics.tactic import Choice, Config, ExternalKernel, Kernel, Region, Tactic
 from planish.tactics.target import Target
 from planish.tactics.timing_cache import TimingCache
+
+FALLBACK = "reference"  # the tactic that runs a region in numpy
+LISTED = 10  # regions that a warning names
 
 
 class FallbackWarning(UserWarning):
@@ -80,10 +84,13 @@ def group_regions(
 
     Raises
     ------
+    ConfigError
+        When the configuration names a tactic that does not exist.
     TacticError
         When regions have no kernel and the configuration forbids the reference fallback; all of
         them are listed.
     """
+    _check_sources(tactics, config)
     symbols = tuple(sorted(graph.ranges))
     groups: dict[str, Group] = {}
     for node in regions_of(graph):
@@ -124,6 +131,14 @@ def build_kernel(candidate: Candidate, region: Region, target: Target) -> Kernel
     return candidate.tactic.build(region, candidate.config, target)
 
 
+def without_constants(choices: Mapping[Node, Choice]) -> dict[Node, Choice]:
+    """Return `choices` without the kernels' packed constants, once a plan holds them."""
+    return {
+        node: replace(choice, kernel=replace(choice.kernel, packed=()))
+        for node, choice in choices.items()
+    }
+
+
 def kernels_of(graph: Graph, plan: Plan, choices: Mapping[Node, Choice]) -> dict[str, Kernel]:
     """Return the native kernels of `plan`, which was made from `graph`, by `Step.function`."""
     chosen = [choices[node].kernel for node in regions_of(graph)]
@@ -159,24 +174,43 @@ def _new_group(
     return Group(key, [], [], candidates, tuple(refusals), 0.0)
 
 
+def _check_sources(tactics: Sequence[Tactic], config: BuildConfig) -> None:
+    """Raise ConfigError when `tactic_sources` names a tactic that does not exist."""
+    known = sorted(tactic.name for tactic in tactics)
+    for name in config.tactic_sources or ():
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            raise ConfigError(
+                f"there is no tactic {name!r}",
+                where="BuildConfig.tactic_sources",
+                fix=f"did you mean {near[0]!r}?" if near else f"use some of {', '.join(known)}",
+            )
+
+
 def _report_fallbacks(groups: Sequence[Group], config: BuildConfig) -> None:
     lacking = [
-        f"{node.source} ({group.representative.kind}): "
-        + "; ".join(f"{name}: {reason}" for name, reason in group.refusals)
+        (node, group)
         for group in groups
         for node in group.nodes
-        if not any(c.tactic.name != "reference" for c in group.candidates)
+        if not any(c.tactic.name != FALLBACK for c in group.candidates)
     ]
     if not lacking:
         return
-    listing = "\n".join(f"    {line}" for line in lacking)
     if config.fallback == "error" or any(not group.candidates for group in groups):
+        listing = "\n".join(
+            f"    {node.source} ({group.representative.kind}): "
+            + "; ".join(f"{name}: {reason}" for name, reason in group.refusals)
+            for node, group in lacking
+        )
         raise TacticError(
             f"{len(lacking)} region(s) have no kernel:\n{listing}",
             fix='BuildConfig(fallback="reference") runs them in numpy, slowly',
         )
+    shown = [f"{node.source} ({group.representative.kind})" for node, group in lacking]
+    more = f" and {len(shown) - LISTED} more" if len(shown) > LISTED else ""
     warnings.warn(
-        f"{len(lacking)} region(s) run through their numpy reference, slowly:\n{listing}",
+        f"{len(lacking)} region(s) run through their numpy reference, slowly: "
+        f"{', '.join(shown[:LISTED])}{more}; the report says why",
         FallbackWarning,
         stacklevel=4,
     )

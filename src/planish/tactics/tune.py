@@ -1,4 +1,4 @@
-"""The tuning stage: "off" keeps heuristic choices, "cache" takes known times, "measure" measures."""
+"""The tuning stage: heuristic choices ("off"), known times ("cache"), or measured ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from planish.tactics.autotune import Tuner
 from planish.tactics.bench import Bench, Compile
 from planish.tactics.select import Group, apply_cache
 from planish.tactics.target import Target
-from planish.tactics.timing_cache import TimingCache
+from planish.tactics.timing_cache import TimingCache, check_cache_writable
 
 
 class Clock(Protocol):
@@ -42,6 +42,8 @@ def tune(
     apply_cache(groups, cache)
     if config.tune == "cache":
         return "cache"
+    if path is not None:
+        check_cache_writable(path)  # not after a minute of measuring
     Tuner(
         groups, target, Bench(target, compile_trials), clock.tuning_time_left, clock.progress
     ).run()
