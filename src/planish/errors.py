@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 
 class PlanishError(Exception):
@@ -15,10 +16,13 @@ class PlanishError(Exception):
     where : str, optional
         The file, node or argument concerned, in the user's own names.
     fix : str, optional
-        What the user can do about it.
+        What the user can do about it; a class may have advice for when nothing better is known.
     """
 
+    default_fix: ClassVar[str | None] = None
+
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
+        fix = fix or self.default_fix
         self.what, self.where, self.fix = what, where, fix
         lines = [what]
         if where is not None:
@@ -30,6 +34,8 @@ class PlanishError(Exception):
 
 class ModelError(PlanishError):
     """The model file or proto is missing, damaged, or not a valid model."""
+
+    default_fix = "copy or export the model again; onnx.checker.check_model says more about it"
 
 
 class UnsupportedTypeError(ModelError):
@@ -56,6 +62,8 @@ class UnsupportedOperatorError(PlanishError):
 
 class ShapeError(PlanishError):
     """Shapes or types of a node's operands do not fit its operator."""
+
+    default_fix = "check the shapes of this node's operands in the model, and the profiles"
 
 
 class GraphError(PlanishError):
@@ -84,6 +92,8 @@ class PlanError(PlanishError):
 
 class EngineFileError(PlanishError):
     """An engine file is missing, damaged, hostile, or of another format version."""
+
+    default_fix = "check the path, or build the engine again from its model"
 
 
 class CompatibilityError(EngineFileError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planish.ir.shape import Dim, evaluate, product
+from planish.ir.shape import Dim, evaluate, product, symbols_of
 from planish.ops.op import op_of
 from planish.tactics.tactic import Region
 from planish.tactics.target import Target
@@ -24,7 +24,7 @@ def estimate_microseconds(region: Region, target: Target) -> float:
     The roofline model: S. Williams, A. Waterman, D. Patterson, "Roofline", CACM 52(4), 2009.
     """
     bindings = bindings_at_opt(region)
-    operations = sum(evaluate(op_of(node).cost(node).operations, bindings) for node in region.body)
+    operations = sum(_size(op_of(node).cost(node).operations, bindings) for node in region.body)
     moved = sum(_bytes(value.known_shape, value.dtype.itemsize, bindings) for value in
                 (*(operand.value for operand in (*region.inputs, *region.outputs)),
                  *region.body.constants()))  # fmt: skip
@@ -34,4 +34,10 @@ def estimate_microseconds(region: Region, target: Target) -> float:
 
 
 def _bytes(shape: tuple[Dim, ...], itemsize: int, bindings: dict[str, int]) -> int:
-    return evaluate(product(shape), bindings) * itemsize
+    return _size(product(shape), bindings) * itemsize
+
+
+def _size(dim: Dim, bindings: dict[str, int]) -> int:
+    """Return `dim` as a number; extents that only the data decides count as 1."""
+    unknown = symbols_of(dim) - bindings.keys()
+    return evaluate(dim, bindings | dict.fromkeys(unknown, 1))
