@@ -15,6 +15,7 @@ from planish.ir.text import to_text
 from planish.passes.pipeline import optimize
 from planish.plan.schedule import make_plan
 from planish.plan.serialize import plan_to_json
+from planish.plan.weights import WeightPool
 from planish.report_builder import choice_lines, make_report
 from planish.runtime.engine import Engine
 from planish.tactics.select import choices_of, group_regions, kernels_of
@@ -57,9 +58,10 @@ def build(model: str | Path | bytes | onnx.ModelProto, config: BuildConfig | Non
     with clock.stage("tune"):
         tuned = tune(groups, target, config, backend.assemble, clock)
     with clock.stage("plan"):
-        choices = choices_of(groups, target)
+        constants = WeightPool()
+        choices = choices_of(groups, target, constants)
         clock.tell(3, choice_lines(choices))
-        plan, weights = make_plan(graph, choices)
+        plan = make_plan(graph, choices, constants.bytes)
         clock.dump("plan.json", plan_to_json(plan))
     with clock.stage("compile"):
         kernels = kernels_of(graph, plan, choices)
@@ -67,4 +69,4 @@ def build(model: str | Path | bytes | onnx.ModelProto, config: BuildConfig | Non
         clock.tell(4, [code.source] if code else [])
 
     report = make_report(model, imported, passes, choices, plan, target, config, clock, tuned)
-    return Engine(EngineParts(plan, weights, code, to_text(graph), report.to_dict()))
+    return Engine(EngineParts(plan, constants.memory(), code, to_text(graph), report.to_dict()))

@@ -256,14 +256,17 @@ def test_a_failed_write_keeps_the_old_file(path: Path, monkeypatch):
 
 def test_large_weights_are_read_in_chunks(tmp_path: Path, monkeypatch):
     pool = WeightPool()
-    pool.add(np.random.default_rng(0).standard_normal(300_000).astype(np.float32))
-    pool.add(np.arange(5, dtype=np.float32))
+    arrays = [
+        np.random.default_rng(0).standard_normal(300_000).astype(np.float32),
+        np.arange(5, dtype=np.float32),
+    ]
+    offsets = [pool.add(array) for array in arrays]
     monkeypatch.setattr(writer, "CHUNK", 1 << 17)
     monkeypatch.setattr("planish.engine.reader._THREADED_FROM", 1)
     path = tmp_path / "large.plan"
-    write_engine(path, dataclasses.replace(row_sums(), weights=pool))
-    memory = read_engine(path, allocate).parts.weights.memory
-    for offset, array in pool.arrays:
+    write_engine(path, dataclasses.replace(row_sums(), weights=pool.memory()))
+    memory = read_engine(path, allocate).parts.weights
+    for offset, array in zip(offsets, arrays, strict=True):
         np.testing.assert_array_equal(memory[offset : offset + array.nbytes].view("f4"), array)
     assert memory.nbytes == pool.bytes
     data = bytearray(path.read_bytes())

@@ -51,7 +51,7 @@ class Simulator:
     @staticmethod
     def of(graph: Graph) -> Simulator:
         """Plan `graph`."""
-        plan, _ = make_plan(graph, simulated_choices(graph))
+        plan = make_plan(graph, simulated_choices(graph))
         return Simulator(graph, plan, regions_of(graph))
 
     def run(self, inputs: Sequence[Array], symbols: Mapping[str, int] | None = None) -> list[Array]:

@@ -16,7 +16,7 @@ from planish.passes.assign_storage import AssignStorage
 from planish.passes.fuse_regions import FuseRegions
 from planish.passes.graph_pass import run_pipeline
 from planish.passes.pipeline import optimize
-from planish.plan.plan import Plan
+from planish.plan.plan import Binding, Plan
 from planish.plan.schedule import make_plan
 from planish.plan.serialize import plan_from_json, plan_to_json, plan_to_text
 from planish.tactics.region import regions_of
@@ -37,7 +37,7 @@ def placed(name: str) -> Graph:
 
 def plan_of(name: str) -> Plan:
     graph = placed(name)
-    return make_plan(graph, simulated_choices(graph))[0]
+    return make_plan(graph, simulated_choices(graph))
 
 
 @pytest.mark.parametrize(
@@ -86,19 +86,18 @@ def test_branches_are_guarded_by_their_condition() -> None:
 
 def test_weights_and_functions_are_shared() -> None:
     graph = placed("residual_shares_the_halo")
-    packed = np.arange(16, dtype=np.float32)
     source = (
         "static void @NAME@(char *const *p, const int64_t *d, int64_t b, int64_t e, char *s) {}"
     )
     choices = {
-        node: Choice(choice.region, "test", {"m": 2}, Kernel(source, 4, (packed.copy(),), 100))
+        node: Choice(choice.region, "test", {"m": 2}, Kernel(source, 4, (), 100), constants=(64,))
         for node, choice in simulated_choices(graph).items()
     }
-    plan, weights = make_plan(graph, choices)
+    plan = make_plan(graph, choices, 128)
     assert len({step.function for step in plan.steps}) == 1
     assert plan.steps[0].function == plan.steps[0].name
-    assert [(offset, array.tolist()) for offset, array in weights.arrays] == [(0, packed.tolist())]
-    assert all(step.bindings[-1].space == "weights" for step in plan.steps)
+    assert all(step.bindings[-1] == Binding("weights", 0, 64) for step in plan.steps)
+    assert plan.memory.weights == 128
     assert plan.scratch_bytes == 100
     assert len({step.name for step in plan.steps}) == len(plan.steps)
     assert plan.layers[plan.steps[0].name]["config"] == {"m": 2}

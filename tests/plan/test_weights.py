@@ -12,7 +12,10 @@ def test_equal_arrays_are_stored_once_and_everything_is_aligned() -> None:
     assert pool.add(b) == 64
     assert pool.add(a) == pool.add(a.copy()) == first == 0
     assert pool.add(a.astype(np.float64)) == 128
-    assert [offset for offset, _ in pool.arrays] == [0, 64, 128]
+    stored = pool.memory()
+    assert stored[64:73].tolist() == [1] * 9
+    assert stored[73:128].tolist() == [0] * 55
+    np.testing.assert_array_equal(stored[:40].view(np.float32), a)
     assert pool.bytes >= 128 + 80
 
 

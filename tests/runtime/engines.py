@@ -78,7 +78,7 @@ def parts_of(
     native = NativeCode(
         source, code, tuple(sorted(target.features)), find_compiler().version, threads
     )
-    return EngineParts(plan, weights or WeightPool(), native, "graph none {}")
+    return EngineParts(plan, (weights or WeightPool()).memory(), native, "graph none {}")
 
 
 def f32(*shape: Any, strides: tuple[Any, ...] | None = None) -> Operand:

@@ -133,7 +133,7 @@ def test_guards_and_halos_of_external_steps():
         inputs=(TensorInfo("x", "f32", (8,)), TensorInfo("c", "bool", ())),
         outputs=(TensorInfo("y", "f32", (10,)), TensorInfo("z", "f32", (8,))),
     )
-    engine = Engine(EngineParts(plan, WeightPool(), None))
+    engine = Engine(EngineParts(plan, WeightPool().memory(), None))
     for flag_value in (True, False):
         y, z = np.full(10, 7, np.float32), np.full(8, 7, np.float32)
         engine.run({"x": X, "c": np.array(flag_value)}, {"y": y, "z": z})
@@ -146,7 +146,7 @@ def test_constants_of_external_steps():
     offset = pool.add(np.array([5.0], np.float32))
     bindings = [INPUT, OUTPUT, Binding("weights", 0, offset)]
     plan = plan_of([step("a", bindings, [f32(8), f32(8)], function=None, external=0)])
-    np.testing.assert_array_equal(Engine(EngineParts(plan, pool, None))(X), 5 * X)
+    np.testing.assert_array_equal(Engine(EngineParts(plan, pool.memory(), None))(X), 5 * X)
 
 
 def test_outputs_whose_extents_only_data_decides():
@@ -157,7 +157,7 @@ def test_outputs_whose_extents_only_data_decides():
         symbols=("?count",),
         ranges={"?count": (0, 1, 100)},
     )
-    engine = Engine(EngineParts(plan, WeightPool(), None))
+    engine = Engine(EngineParts(plan, WeightPool().memory(), None))
     np.testing.assert_array_equal(engine(X), 3 * X)
     y = np.zeros(8, np.float32)
     assert engine.run({"x": X}, {"y": y})["y"] is y
@@ -167,17 +167,17 @@ def test_outputs_whose_extents_only_data_decides():
 def test_an_unknown_kind_is_named():
     plan = plan_of([python_step("a", INPUT, OUTPUT)], externals=(("magic", {}),))
     with pytest.raises(CompatibilityError, match="'magic'"):
-        Engine(EngineParts(plan, WeightPool(), None))
+        Engine(EngineParts(plan, WeightPool().memory(), None))
 
 
 def test_native_steps_without_code_are_refused():
     plan = plan_of([one("a", INPUT, OUTPUT, function="add")])
     with pytest.raises(PlanError, match="no code"):
-        Engine(EngineParts(plan, WeightPool(), None))
+        Engine(EngineParts(plan, WeightPool().memory(), None))
 
 
 def test_code_of_another_plan_is_refused():
     parts = parts_of(plan_of([one("a", INPUT, OUTPUT, function="add")]), {"add": ADD_ONE})
     longer = plan_of([one("a", INPUT, OUTPUT, function="add")] * 2)
     with pytest.raises(PlanError, match="has 1 steps"):
-        Engine(EngineParts(longer, WeightPool(), parts.kernels))
+        Engine(EngineParts(longer, WeightPool().memory(), parts.kernels))

@@ -1,0 +1,1 @@
+"""Devices: one folder each; the build finds them through backend.py."""

@@ -2,52 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from planish.plan.plan import Plan
 
 Array = np.ndarray[Any, Any]
-
-
-class Weights(Protocol):
-    """Packed constants: arrays at byte offsets of one memory (`plan.weights.WeightPool` is one)."""
-
-    @property
-    def bytes(self) -> int:
-        """Size of the memory."""
-
-    @property
-    def arrays(self) -> Sequence[tuple[int, Array]]:
-        """Offset and contents; gaps are zero."""
-
-
-@dataclass(frozen=True)
-class PackedWeights:
-    """Weights that already lie in one array of bytes."""
-
-    memory: Array
-
-    @property
-    def bytes(self) -> int:
-        """Size of the memory."""
-        return int(self.memory.nbytes)
-
-    @property
-    def arrays(self) -> Sequence[tuple[int, Array]]:
-        """The one array, at offset 0."""
-        return ((0, self.memory),)
-
-
-@dataclass(frozen=True)
-class LooseWeights:
-    """Constants that still lie where they were packed, and the size of the memory to fill."""
-
-    bytes: int
-    arrays: Sequence[tuple[int, Array]]
 
 
 @dataclass(frozen=True)
@@ -82,8 +45,8 @@ class EngineParts:
     Attributes
     ----------
     plan : Plan
-    weights : Weights or sequence of (offset, array)
-        The size of the memory of a sequence is the plan's `memory.weights`.
+    weights : array
+        The memory of the packed constants, as bytes (uint8).
     kernels : NativeCode or None
         None when every step is external.
     graph_text : str
@@ -93,14 +56,7 @@ class EngineParts:
     """
 
     plan: Plan
-    weights: Weights | Sequence[tuple[int, Array]]
+    weights: Array
     kernels: NativeCode | None
     graph_text: str = ""
     report: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def packed(self) -> Weights:
-        """The weights with their size."""
-        if isinstance(self.weights, Sequence):
-            return LooseWeights(self.plan.memory.weights, self.weights)
-        return self.weights

@@ -21,7 +21,7 @@ from planish.engine.container import (
     parse_directory,
     parse_members,
 )
-from planish.engine.parts import EngineParts, NativeCode, PackedWeights
+from planish.engine.parts import EngineParts, NativeCode
 from planish.engine.writer import (
     CODE,
     FORMAT_VERSION,
@@ -112,7 +112,7 @@ class _Reader:
         report = self._json(texts[REPORT], REPORT)
         parts = EngineParts(
             plan=plan_from_json(texts[PLAN]),
-            weights=PackedWeights(self._weights(placed[WEIGHTS], manifest["weights"], allocate)),
+            weights=self._weights(placed[WEIGHTS], manifest["weights"], allocate),
             kernels=kernels,
             graph_text=self._text(texts[GRAPH], GRAPH),
             report=report,

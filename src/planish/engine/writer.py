@@ -18,7 +18,7 @@ import numpy as np
 
 from planish import __version__
 from planish.engine.container import Member, lay_out
-from planish.engine.parts import EngineParts, Weights
+from planish.engine.parts import Array, EngineParts
 from planish.errors import EngineFileError
 from planish.plan.serialize import plan_to_json
 
@@ -45,8 +45,7 @@ def write_engine(path: str | Path, parts: EngineParts) -> None:
         for one in placed:
             file.write(one.header)
             if one.member.name == WEIGHTS:
-                for piece in _pieces(parts.packed):
-                    file.write(piece)
+                file.write(parts.weights.data)
             else:
                 file.write(contents[one.member.name])
         file.write(directory)
@@ -77,14 +76,14 @@ def _contents(parts: EngineParts) -> tuple[list[Member], dict[str, bytes]]:
     if parts.kernels is not None:
         contents[SOURCE] = parts.kernels.source.encode()
         contents[CODE] = parts.kernels.code
-    checksums, total = _checksums(parts.packed)
+    checksums, total = _checksums(parts.weights)
     contents[MANIFEST] = _manifest(parts, contents, checksums, total)
     members = [
         Member(name, len(contents[name]), zlib.crc32(contents[name]))
         for name in MEMBERS
         if name in contents
     ]
-    return [*members, Member(WEIGHTS, parts.packed.bytes, total)], contents
+    return [*members, Member(WEIGHTS, parts.weights.nbytes, total)], contents
 
 
 def _manifest(
@@ -108,7 +107,7 @@ def _manifest(
         "profiles": {name: list(bounds) for name, bounds in sorted(parts.plan.ranges.items())},
         "blake2b": {name: digest(data) for name, data in sorted(contents.items())},
         "weights": {
-            "bytes": parts.packed.bytes,
+            "bytes": parts.weights.nbytes,
             "chunk": CHUNK,
             "crc32": list(checksums),
             "crc32_of_all": total,
@@ -134,37 +133,10 @@ def _without_seconds(value: Any) -> Any:
     return value
 
 
-def _pieces(weights: Weights) -> Iterator[memoryview | bytes]:
-    """Yield the weights' memory from start to end, gaps as zeros."""
-    position = 0
-    for offset, array in sorted(weights.arrays, key=lambda item: item[0]):
-        if offset < position:
-            raise EngineFileError(f"weights overlap at byte {offset}", where=WEIGHTS)
-        if offset > position:
-            yield bytes(offset - position)
-        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        yield flat.data
-        position = offset + flat.nbytes
-    if position < weights.bytes:
-        yield bytes(weights.bytes - position)
-
-
-def _checksums(weights: Weights) -> tuple[list[int], int]:
+def _checksums(weights: Array) -> tuple[list[int], int]:
     """Return the CRC-32 of every chunk, and of all."""
-    checksums: list[int] = []
-    total = running = filled = 0
-    for piece in _pieces(weights):
-        total = zlib.crc32(piece, total)
-        view = memoryview(piece)
-        while view:
-            part = view[: CHUNK - filled]
-            running = zlib.crc32(part, running)
-            filled += len(part)
-            view = view[len(part) :]
-            if filled == CHUNK:
-                checksums.append(running)
-                running = filled = 0
-    return (checksums if filled == 0 else [*checksums, running]), total
+    chunks = [weights.data[at : at + CHUNK] for at in range(0, weights.nbytes, CHUNK)]
+    return [zlib.crc32(chunk) for chunk in chunks], zlib.crc32(weights.data)
 
 
 def _temporary(path: Path) -> Path:

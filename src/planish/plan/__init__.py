@@ -1,0 +1,1 @@
+"""From choices to addresses: schedule, memory, verification, and the plan's text forms."""

@@ -15,8 +15,9 @@ import numpy as np
 from planish.errors import PlanError
 from planish.ir.graph import Graph, Node, Value
 from planish.ir.layout import Layout
+from planish.ir.shape import symbols_of
 from planish.plan.lifetimes import Guard, Lifetimes, collect_lifetimes
-from planish.plan.memory import aligned, largest_live_set, place_buffers
+from planish.plan.memory import largest_live_set, place_buffers
 from planish.plan.plan import (
     Binding,
     HaloFill,
@@ -27,15 +28,15 @@ from planish.plan.plan import (
     TensorInfo,
 )
 from planish.plan.verify import verify_memory, verify_plan
-from planish.plan.weights import WeightPool
 from planish.tactics.region import Ranges, regions_of
 from planish.tactics.tactic import Choice, ExternalKernel, layout_of
 
 Array = np.ndarray[Any, Any]
+UNKNOWN_RANGE = (0, 1, 1 << 31)  # of symbols that only data decides
 
 
-def make_plan(graph: Graph, choices: Mapping[Node, Choice]) -> tuple[Plan, WeightPool]:
-    """Return the plan of `graph` and its packed weights.
+def make_plan(graph: Graph, choices: Mapping[Node, Choice], weights_bytes: int = 0) -> Plan:
+    """Return the verified plan of `graph`.
 
     Parameters
     ----------
@@ -43,20 +44,15 @@ def make_plan(graph: Graph, choices: Mapping[Node, Choice]) -> tuple[Plan, Weigh
         With layouts and storage assigned.
     choices : dict
         For every node of `regions_of(graph)`, the kernel that runs it.
-
-    Returns
-    -------
-    plan : Plan
-        Verified.
-    weights : WeightPool
-        Its `arrays` are (byte offset, contents) in order of offset, 64-byte aligned.
+    weights_bytes : int
+        Size of the memory that `Choice.constants` are offsets into.
 
     Raises
     ------
     PlanError
         When an extent has no upper bound, or the finished plan breaks an invariant.
     """
-    return _Scheduler(graph, choices).plan()
+    return _Scheduler(graph, choices, weights_bytes).plan()
 
 
 def symbols_in_order(graph: Graph) -> tuple[str, ...]:
@@ -67,20 +63,20 @@ def symbols_in_order(graph: Graph) -> tuple[str, ...]:
 class _Scheduler:
     """One planning run."""
 
-    def __init__(self, graph: Graph, choices: Mapping[Node, Choice]) -> None:
+    def __init__(self, graph: Graph, choices: Mapping[Node, Choice], weights_bytes: int) -> None:
         self.graph = graph
         self.choices = choices
         self.ranges: Ranges = graph.ranges
         self.inputs = {value: index for index, value in enumerate(graph.inputs)}
         self.outputs = {value: index for index, value in enumerate(graph.outputs)}
-        self.weights = WeightPool()
+        self.weights_bytes = weights_bytes
         self.externals: list[tuple[str, Mapping[str, Any]]] = []
         self.functions: dict[str, str] = {}  # kernel digest -> the first step that runs it
         self.order: list[tuple[Node, Guard]] = []
         self.offsets: dict[Value, int] = {}  # roots in the arena
         self.filled: dict[Value, list[Guard]] = {}  # roots whose halo some step has zeroed
 
-    def plan(self) -> tuple[Plan, WeightPool]:
+    def plan(self) -> Plan:
         """Schedule, place, print, verify."""
         self._linearize(self.graph, (), frozenset(regions_of(self.graph)))
         lifetimes = collect_lifetimes(self.order, self.inputs, self.outputs, self.ranges)
@@ -93,11 +89,12 @@ class _Scheduler:
             self._step(name, node, guard)
             for name, (node, guard) in zip(names, self.order, strict=True)
         )
+        unknown = _unknown_symbols(steps, self.ranges)
         plan = Plan(
             inputs=_tensors(self.graph.input_names, self.graph.inputs),
             outputs=_tensors(self.graph.output_names, self.graph.outputs),
-            symbols=symbols_in_order(self.graph),
-            ranges=dict(self.graph.ranges),
+            symbols=(*symbols_in_order(self.graph), *unknown),
+            ranges={**self.graph.ranges, **dict.fromkeys(unknown, UNKNOWN_RANGE)},
             steps=steps,
             memory=self._report(lifetimes, arena),
             externals=tuple(self.externals),
@@ -107,7 +104,7 @@ class _Scheduler:
         )
         verify_memory(placements, arena, lifetimes.accesses, self.graph.inputs)
         verify_plan(plan)
-        return plan, self.weights
+        return plan
 
     # -- order -----------------------------------------------------------------------------------
 
@@ -148,7 +145,7 @@ class _Scheduler:
         choice = self._choice(node)
         values = [*node.present_inputs, *node.outputs]
         bindings = [self._binding(value) for value in values]
-        bindings += [Binding("weights", 0, self.weights.add(a)) for a in choice.kernel.packed]
+        bindings += [Binding("weights", 0, offset) for offset in choice.constants]
         fills = tuple(fill for root in _roots(node) for fill in self._fills(root, guard))
         guards = tuple((self._binding(value), expected) for value, expected in guard)
         shared: dict[str, Any] = {
@@ -198,7 +195,7 @@ class _Scheduler:
             arena=arena,
             sum_of_tensors=lifetimes.sum_of_tensors,
             largest_live_set=largest_live_set(lifetimes.buffers),
-            weights=sum(aligned(array.nbytes) for _, array in self.weights.arrays),
+            weights=self.weights_bytes,
         )
 
     def _layers(self, names: Sequence[str]) -> dict[str, Any]:
@@ -213,6 +210,12 @@ class _Scheduler:
                 "dtype": node.outputs[0].dtype.name if node.outputs else "",
             }
         return layers
+
+
+def _unknown_symbols(steps: Sequence[Step], ranges: Ranges) -> list[str]:
+    """Return the symbols of external steps' results whose extents only data decides."""
+    dims = {dim for step in steps for operand in step.operands for dim in operand.shape}
+    return sorted({name for dim in dims for name in symbols_of(dim)} - set(ranges))
 
 
 def _roots(node: Node) -> list[Value]:

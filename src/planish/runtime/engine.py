@@ -12,14 +12,13 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from planish.engine.compatibility import check_machine
-from planish.engine.parts import EngineParts, PackedWeights, Weights
+from planish.engine.parts import EngineParts
 from planish.engine.reader import read_engine
 from planish.engine.writer import write_engine
 from planish.errors import CompatibilityError, InputError, PlanError
@@ -63,8 +62,8 @@ class Engine:
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}, expected at least 1", where="Engine")
         plan = parts.plan
-        memory = _weights_memory(parts.packed)
-        self._parts = replace(parts, weights=PackedWeights(memory))
+        memory = parts.weights
+        self._parts = parts
         self._threads = min(threads or built_for, 1024)
         self._native = NativeObject(parts.kernels.code) if parts.kernels else None
         self._executor = Executor(plan, self._native, memory, self._threads)
@@ -406,14 +405,3 @@ def load(
             )
         parts = rebuild(parts)
     return Engine(parts, threads=threads)
-
-
-def _weights_memory(weights: Weights) -> Array:
-    """Return the weights as one array of bytes in huge pages."""
-    if isinstance(weights, PackedWeights):
-        return weights.memory
-    memory = allocate(weights.bytes)
-    for offset, array in weights.arrays:
-        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        memory[offset : offset + flat.nbytes] = flat
-    return memory

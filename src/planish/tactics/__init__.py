@@ -1,0 +1,1 @@
+"""From regions to kernels: the tactic contract, selection, measurement and the timing cache."""

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 
 from planish.errors import CompileError
 from planish.tactics.bench import Bench, Measured, Trial
-from planish.tactics.select import Candidate, Group, build_kernel
-from planish.tactics.tactic import ExternalKernel
+from planish.tactics.select import Candidate, Group
 from planish.tactics.target import Target
 
 CHALLENGERS = 2  # a group, a wave
 MINIMUM_SHARE = 0.003  # groups below this share of the network's estimated time are not tuned
 HOPELESS = 1.4  # a tactic whose measured best is this much slower gets no more configurations
 ROUNDS = 9
+BATCH_BYTES = 24 << 20  # of a batch's weights; packed for every contender they take several times
 
 
 @dataclass
@@ -69,28 +69,25 @@ class Tuner:
             self.progress(planned - left, planned, f"{len(wave)} regions in this wave")
 
     def _wave(self, wave: Sequence[Group], untried: dict[str, list[Candidate]]) -> None:
-        trials: list[Trial] = []
-        for group in wave:
-            waiting = untried[group.key]
-            first = len(waiting) == len(group.candidates)
-            count = CHALLENGERS + first
-            fresh, untried[group.key] = waiting[:count], waiting[count:]
-            contenders = [c for c in fresh if c.label not in group.times]
-            if not first or len(contenders) < len(fresh):
-                contenders.insert(0, group.best)
-            trials.extend(self._trials(group, contenders))
-        self._measure(trials)
+        for batch in _batches(wave):
+            trials: list[Trial] = []
+            for group in batch:
+                trials += self._trials(group, untried)
+            self._measure(trials)
         for group in wave:
             untried[group.key] = _hopeful(group, untried[group.key])
 
-    def _trials(self, group: Group, contenders: Sequence[Candidate]) -> list[Trial]:
-        trials = []
-        for candidate in contenders:
-            kernel = build_kernel(candidate, group.representative, self.target)
-            if isinstance(kernel, ExternalKernel) and kernel.kind == "reference":
-                continue
-            trials.append(Trial(group, candidate, kernel))
-        return trials if len(trials) > 1 else []
+    def _trials(self, group: Group, untried: dict[str, list[Candidate]]) -> list[Trial]:
+        """Return the group's next challengers, beside its best so far."""
+        waiting = untried[group.key]
+        first = len(waiting) == len(group.candidates)
+        count = CHALLENGERS + first
+        fresh, untried[group.key] = waiting[:count], waiting[count:]
+        contenders = [c for c in fresh if c.label not in group.times]
+        if not first or len(contenders) < len(fresh):
+            contenders.insert(0, group.best)
+        timed = [Trial(group, c) for c in contenders if c.tactic.name != "reference"]
+        return timed if len(timed) > 1 else []
 
     def _measure(self, trials: Sequence[Trial]) -> None:
         """Time `trials`; when the compiler refuses the lot, halve it until the culprit is alone."""
@@ -132,3 +129,18 @@ def _hopeful(group: Group, candidates: Sequence[Candidate]) -> list[Candidate]:
             times[name] = min(group.times[candidate.label], times.get(name, float("inf")))
     limit = HOPELESS * min(times.values(), default=float("inf"))
     return [c for c in candidates if times.get(c.tactic.name, 0.0) <= limit]
+
+
+def _batches(groups: Sequence[Group]) -> list[list[Group]]:
+    """Return `groups` in lists whose weights together stay within BATCH_BYTES."""
+    batches: list[list[Group]] = []
+    size = BATCH_BYTES
+    for group in groups:
+        constants = group.representative.body.constants()
+        weights = sum(value.array.nbytes for value in constants)
+        if not batches or size + weights > BATCH_BYTES:
+            batches.append([])
+            size = 0
+        batches[-1].append(group)
+        size += weights
+    return batches

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,12 +19,12 @@ from planish.ir.shape import Dim, evaluate
 from planish.ops.tolerance import mismatch, tolerance_of
 from planish.plan.plan import Binding, MemoryReport, Plan, Step
 from planish.plan.plan import Operand as PlanOperand
+from planish.plan.weights import WeightPool
 from planish.runtime.context import ExecutionContext
 from planish.runtime.executor import Executor
-from planish.runtime.memory import allocate
 from planish.runtime.native import NativeObject
 from planish.runtime.shapes import BoundShapes
-from planish.tactics.select import Candidate, Group
+from planish.tactics.select import Candidate, Group, build_kernel
 from planish.tactics.tactic import ExternalKernel, Kernel, Operand, Region
 from planish.tactics.target import Target
 
@@ -37,11 +37,10 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate for a group, built for the group's representative region."""
+    """A candidate for a group; it is built for the group's representative region."""
 
     group: Group
     candidate: Candidate
-    kernel: Kernel | ExternalKernel
 
 
 @dataclass(frozen=True)
@@ -99,22 +98,27 @@ class _Part:
         self.trials = _interleaved(trials)
         self.target = target
         self.layout = _Layout()
-        steps = [self.layout.step(index, trial) for index, trial in enumerate(self.trials)]
-        self.plan = self.layout.plan(steps)
+        self.kernels: dict[str, Kernel] = {}
+        self.plan = self.layout.plan([self._step(i, trial) for i, trial in enumerate(self.trials)])
         self.native: NativeObject | None = None
         self.samples: list[Array] = []
         self.differences: list[str | None] = []
 
+    def _step(self, index: int, trial: Trial) -> Step:
+        kernel = build_kernel(trial.candidate, trial.group.representative, self.target)
+        step = self.layout.step(f"trial{index}", trial, kernel)
+        if isinstance(kernel, Kernel):
+            self.kernels[step.name] = replace(kernel, packed=())  # the layout has the constants
+        return step
+
     def compile(self, compile_plan: Compile) -> NativeCode | None:
         """Return the code of the native trials, None when there are none."""
-        kernels = {f"trial{index}": trial.kernel for index, trial in enumerate(self.trials)
-                   if isinstance(trial.kernel, Kernel)}  # fmt: skip
-        return compile_plan(self.plan, kernels, self.target) if kernels else None
+        return compile_plan(self.plan, self.kernels, self.target) if self.kernels else None
 
     def prepare(self, code: NativeCode | None) -> None:
         """Load the code, fill the inputs, and compare the trials of each group."""
         self.native = None if code is None else NativeObject(code.code)
-        weights = self.layout.weights()
+        weights = self.layout.constants.memory()
         self.executor = Executor(self.plan, self.native, weights, self.target.threads)
         self.context = self.executor.create_context()
         self.context.bind(BoundShapes(self.layout.bindings, ()))
@@ -144,17 +148,13 @@ class _Part:
 
 
 def _parts(trials: Sequence[Trial], count: int) -> list[list[Trial]]:
-    """Return up to `count` lists of trials with about equally much source; groups stay whole."""
+    """Return up to `count` lists of about equally many trials; groups stay whole."""
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
         groups.setdefault(trial.group.key, []).append(trial)
     parts: list[list[Trial]] = [[] for _ in range(max(1, min(count, len(groups))))]
-    sizes = [0] * len(parts)
     for members in groups.values():
-        smallest = sizes.index(min(sizes))
-        parts[smallest] += members
-        sizes[smallest] += sum(len(trial.kernel.source) for trial in members
-                               if isinstance(trial.kernel, Kernel)) + 1  # fmt: skip
+        min(parts, key=len).extend(members)
     return parts
 
 
@@ -177,16 +177,14 @@ class _Layout:
         self._ranges: dict[str, tuple[int, int, int]] = {}
         self._symbols: tuple[str, ...] = ()
         self._arena = 0
-        self._weights = 0
-        self._constants: list[tuple[int, Array]] = []
-        self._offsets: dict[tuple[int, str], int] = {}
+        self.constants = WeightPool()
         self._inputs: dict[str, list[Binding]] = {}
         self._outputs: list[list[tuple[Binding, Operand]]] = []
         self._fills: list[tuple[Binding, Operand]] = []
         self._externals: list[tuple[str, Mapping[str, object]]] = []
 
-    def step(self, index: int, trial: Trial) -> Step:
-        """Return the step that runs `trial`, with memory for its operands."""
+    def step(self, name: str, trial: Trial, kernel: Kernel | ExternalKernel) -> Step:
+        """Return the step that runs `kernel`, with memory for its operands and constants."""
         region = trial.group.representative
         self._take_symbols(region)
         key = trial.group.key
@@ -195,15 +193,14 @@ class _Layout:
             self._fills += zip(self._inputs[key], region.inputs, strict=True)
         outputs = [(self._buffer(operand), operand) for operand in region.outputs]
         self._outputs.append(outputs)
-        packed = tuple(self._constant(array) for array in trial.kernel.packed)
-        kernel = trial.kernel
+        packed = tuple(Binding("weights", 0, self.constants.add(a)) for a in kernel.packed)
         external = None
         if isinstance(kernel, ExternalKernel):
             external = len(self._externals)
             self._externals.append((kernel.kind, kernel.parameters))
         return Step(
-            name=f"trial{index}", layers=region.name,
-            function=None if isinstance(kernel, ExternalKernel) else f"trial{index}",
+            name=name, layers=region.name,
+            function=None if isinstance(kernel, ExternalKernel) else name,
             external=external, bindings=(*self._inputs[key], *(b for b, _ in outputs), *packed),
             operands=tuple(_plan_operand(o) for o in (*region.inputs, *region.outputs)),
             outputs=len(outputs),
@@ -215,16 +212,9 @@ class _Layout:
         """Return the plan of all steps."""
         return Plan(
             inputs=(), outputs=(), symbols=self._symbols, ranges=self._ranges, steps=tuple(steps),
-            memory=MemoryReport(self._arena, 0, 0, self._weights), arena_bytes=self._arena,
+            memory=MemoryReport(self._arena, 0, 0, self.constants.bytes), arena_bytes=self._arena,
             externals=tuple(self._externals),
         )  # fmt: skip
-
-    def weights(self) -> Array:
-        """Return the block of packed constants."""
-        memory = allocate(self._weights + SLACK)
-        for offset, array in self._constants:
-            memory[offset : offset + array.nbytes] = _bytes_of(array)
-        return memory
 
     def check(
         self, trials: Sequence[Trial], executor: Executor, context: ExecutionContext
@@ -264,12 +254,6 @@ class _Layout:
         self._arena += -(-((before + after + 1) * itemsize + SLACK) // ALIGNMENT) * ALIGNMENT
         return Binding("arena", 0, start)
 
-    def _constant(self, array: Array) -> Binding:
-        offset = self._weights
-        self._constants.append((offset, array))
-        self._weights += -(-(array.nbytes + SLACK) // ALIGNMENT) * ALIGNMENT
-        return Binding("weights", 0, offset)
-
     def _view(self, arena: Array, binding: Binding, operand: Operand) -> Array:
         shape = tuple(self._size(dim) for dim in operand.shape)
         itemsize = operand.dtype.itemsize
@@ -284,10 +268,6 @@ class _Layout:
 
 def _plan_operand(operand: Operand) -> PlanOperand:
     return PlanOperand(operand.dtype.name, operand.shape, operand.strides)
-
-
-def _bytes_of(array: Array) -> Array:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def _fill(view: Array, operand: Operand, generator: np.random.Generator) -> None:

@@ -17,6 +17,7 @@ from planish.errors import ConfigError, TacticError
 from planish.ir.graph import Graph, Node
 from planish.ops.op import op_of
 from planish.plan.plan import Plan
+from planish.plan.weights import WeightPool
 from planish.tactics.cost_model import estimate_microseconds
 from planish.tactics.region import region_key, region_of, regions_of
 from planish.tactics.tactic import Choice, Config, ExternalKernel, Kernel, Region, Tactic
@@ -107,18 +108,26 @@ def group_regions(
     return found
 
 
-def choices_of(groups: Sequence[Group], target: Target) -> dict[Node, Choice]:
-    """Build the kernel of every region with its group's best candidate."""
+def choices_of(
+    groups: Sequence[Group], target: Target, constants: WeightPool
+) -> dict[Node, Choice]:
+    """Build the kernel of every region with its group's best candidate.
+
+    The kernels' packed constants go into `constants` one kernel at a time, so that weights are
+    never in memory twice.
+    """
     choices: dict[Node, Choice] = {}
     for group in groups:
         best = group.best
         alternatives = sorted((t, label) for label, t in group.times.items() if label != best.label)
         for node, region in zip(group.nodes, group.regions, strict=True):
+            kernel = build_kernel(best, region, target)
             choices[node] = Choice(
                 region=region,
                 tactic=best.tactic.name,
                 config=best.config,
-                kernel=build_kernel(best, region, target),
+                kernel=replace(kernel, packed=()),
+                constants=tuple(constants.add(array) for array in kernel.packed),
                 microseconds=group.times.get(best.label),
                 alternatives=tuple((label, t) for t, label in alternatives),
                 refusals=(*group.refusals, *sorted(group.rejected.items())),
@@ -129,14 +138,6 @@ def choices_of(groups: Sequence[Group], target: Target) -> dict[Node, Choice]:
 def build_kernel(candidate: Candidate, region: Region, target: Target) -> Kernel | ExternalKernel:
     """Build `candidate` for `region`."""
     return candidate.tactic.build(region, candidate.config, target)
-
-
-def without_constants(choices: Mapping[Node, Choice]) -> dict[Node, Choice]:
-    """Return `choices` without the kernels' packed constants, once a plan holds them."""
-    return {
-        node: replace(choice, kernel=replace(choice.kernel, packed=()))
-        for node, choice in choices.items()
-    }
 
 
 def kernels_of(graph: Graph, plan: Plan, choices: Mapping[Node, Choice]) -> dict[str, Kernel]:

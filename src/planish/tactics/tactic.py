@@ -109,7 +109,7 @@ YES = Support()
 
 
 def no(reason: str) -> Support:
-    """Return a refusal; `reason` completes the sentence "this tactic does not do it because ..."."""
+    """Return a refusal; `reason` completes the sentence "the tactic does not do it because ..."."""
     return Support(reason)
 
 
@@ -179,12 +179,16 @@ class Tactic(ABC):
 
 @dataclass(frozen=True)
 class Choice:
-    """The tactic chosen for a region, and what the alternatives cost."""
+    """The tactic chosen for a region, and what the alternatives cost.
+
+    The kernel's packed constants lie in the engine's weights at the byte offsets `constants`.
+    """
 
     region: Region
     tactic: str
     config: Config
     kernel: Kernel | ExternalKernel
+    constants: tuple[int, ...] = ()
     microseconds: float | None = None
     alternatives: tuple[tuple[str, float], ...] = ()
     refusals: tuple[tuple[str, str], ...] = ()

@@ -57,7 +57,7 @@ graph where(%x: f32[6]) {
 
 def engine_of(graph: Graph) -> Engine:
     plan, weights = reference_plan(graph)
-    return Engine(EngineParts(plan, weights, None, to_text(graph)))
+    return Engine(EngineParts(plan, weights.memory(), None, to_text(graph)))
 
 
 @pytest.fixture
