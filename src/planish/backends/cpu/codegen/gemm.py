@@ -26,7 +26,13 @@ from planish.backends.cpu.codegen.gemm_problem import Blocking, Problem, RightOp
 from planish.backends.cpu.codegen.packing import Columns
 from planish.backends.cpu.codegen.row_axes import Tiling
 from planish.backends.cpu.codegen.scalar import c_dim, memory_type
-from planish.backends.cpu.codegen.tile import KWalk, Tile, print_accumulate, print_block
+from planish.backends.cpu.codegen.tile import (
+    SHORT_RUN,
+    KWalk,
+    Tile,
+    print_accumulate,
+    print_block,
+)
 from planish.ir.dtypes import BF16
 from planish.ir.shape import Dim, ceildiv, evaluate, product
 
@@ -126,6 +132,16 @@ class _Printer:
         tiles = self.block_tiles if self.hoisted else 1
         return self.tile_floats * (tiles if isinstance(tiles, int) else 1)
 
+    @property
+    def ahead_lines(self) -> int:
+        """Cache lines of the next panel that each K step of a tile prefetches."""
+        run, tiles = self.problem.run, self.block_tiles
+        if not self.blocking.ahead or not isinstance(run, int) or not isinstance(tiles, int):
+            return 0
+        if self.problem.right is not None or run // self.problem.kind.group <= SHORT_RUN:
+            return 0
+        return -(-self.columns.vectors // tiles)
+
     def dim(self, dim: Dim) -> str:
         return c_dim(dim, self.problem.symbols)
 
@@ -199,7 +215,9 @@ class _Printer:
             ]
             start = ["if (resume) {", *resume, "} else {", *start, "}"]
         lines += start
-        lines += print_accumulate(tile, walk, problem.kind, unit, self.blocking.prefetch)
+        lines += print_accumulate(
+            tile, walk, problem.kind, unit, self.blocking.prefetch, self.ahead_lines
+        )
         store = [f"{v}_store(acc + {(r * tile.vectors + i) * lanes}, c{r}_{i});" for r, i in cells]
         finish = self.print_inline_finish(tile) if self.inline else store
         if self.hoisted and self.inline:
@@ -224,6 +242,7 @@ class _Printer:
     def tile_parameters(self) -> str:
         ctype = self.problem.kind.ctype
         text = f"const {self.problem.kind.input_ctype} *a, const {ctype} *b, const int64_t *d"
+        text += ", const char *next" if self.ahead_lines else ""
         text += ", const float *bias" if self.problem.bias_pointer is not None else ""
         text += ", float *acc" if self.buffered else ""
         text += ", int resume, int last" if self.hoisted else ""
@@ -464,9 +483,20 @@ class _Printer:
             place = f" + (tile - first_tile) * {self.tile_floats}" if self.hoisted else ""
             base = f"scratch + {self.packed_bytes}" if self.packed_bytes else "scratch"
             lines.append(f"float *acc = (float *)({base}){place};")
+        if self.ahead_lines:
+            lines.append(self.print_next())
         if self.tiling.is_dynamic:
             return [*lines, *self.print_dynamic_tile(offset)]
         return [*lines, *self.print_static_tile(offset)]
+
+    def print_next(self) -> str:
+        """Return the declaration of what a tile prefetches: its share of the next panel."""
+        tiles = -(-self.columns.vectors // self.ahead_lines)
+        share = f"(tile - first_tile) * (chunk / {tiles})"
+        return (
+            f"const char *next = (const char *)(b + (tile - first_tile < {tiles} ? "
+            f"chunk + {share} : 0));"
+        )
 
     def print_static_tile(self, offset: str) -> list[str]:
         tiling = self.tiling
@@ -550,6 +580,7 @@ class _Printer:
 
     def call_arguments(self, offset: str) -> str:
         arguments = [self.position(0) + offset, "b", "d"]
+        arguments += ["next"] if self.ahead_lines else []
         arguments += ["bias"] if self.problem.bias_pointer is not None else []
         arguments += ["acc"] if self.buffered else []
         arguments += ["resume", "last"] if self.hoisted else []

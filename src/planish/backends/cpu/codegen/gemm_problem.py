@@ -32,6 +32,8 @@ class Blocking:
         K loops around the tile loop.
     prefetch : int
         K steps ahead at which packed weights are prefetched.
+    ahead : bool
+        Whether an item's tiles prefetch the next panel into L2 while they use this one.
     """
 
     rows: int
@@ -42,6 +44,7 @@ class Blocking:
     depth: int = 0
     hoist: int = 0
     prefetch: int = 0
+    ahead: bool = False
 
     @staticmethod
     def of(config: Mapping[str, Any]) -> Blocking:

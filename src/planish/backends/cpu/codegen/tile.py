@@ -68,12 +68,19 @@ class Tile:
 
 
 def print_accumulate(
-    tile: Tile, walk: KWalk, kind: ElementKind, unit: VectorUnit, prefetch: int = 0
+    tile: Tile,
+    walk: KWalk,
+    kind: ElementKind,
+    unit: VectorUnit,
+    prefetch: int = 0,
+    ahead: int = 0,
 ) -> list[str]:
     """Return the statements that add the walk's products to accumulators ``c<row>_<vector>``.
 
     Free C variables: ``a`` (the tile's first row) and ``b`` (the panel, advanced to its end).
-    `prefetch` is the distance in K steps at which packed weights are prefetched (0: not).
+    `prefetch` is the distance in K steps at which packed weights are prefetched (0: not). `ahead`
+    is how many cache lines each K step prefetches into L2 from the C variable ``next``, which is
+    advanced (0: none).
     """
     splits = chains_of(tile)
     lines = [
@@ -87,7 +94,7 @@ def print_accumulate(
         lines.append(f"const {kind.input_ctype} *a{level} = {pointer} + t{level} * {stride};")
         pointer = f"a{level}"
     if isinstance(walk.run, int):
-        lines += _print_run(tile, walk.run, kind, unit, pointer, prefetch)
+        lines += _print_run(tile, walk.run, kind, unit, pointer, prefetch, ahead)
     else:
         lines += _print_dynamic_run(tile, walk.run, kind, unit, pointer)
     lines += ["}"] * len(walk.loops)
@@ -123,7 +130,13 @@ def _print_dynamic_run(
 
 
 def _print_run(
-    tile: Tile, run: int, kind: ElementKind, unit: VectorUnit, pointer: str, prefetch: int
+    tile: Tile,
+    run: int,
+    kind: ElementKind,
+    unit: VectorUnit,
+    pointer: str,
+    prefetch: int,
+    ahead: int,
 ) -> list[str]:
     whole, rest = divmod(run, kind.group)
     splits = chains_of(tile)
@@ -136,6 +149,10 @@ def _print_run(
             f"for (int64_t k = 0; k < {(whole - tail) * kind.group}; "
             f"k += {splits * kind.group}, b += {splits * step}) {{"
         )
+        for line in range(ahead * splits):
+            lines.append(f"_mm_prefetch(next + {line * 64}, _MM_HINT_T1);")
+        if ahead:
+            lines.append(f"next += {ahead * splits * 64};")
         for split in range(splits):
             lines += _print_step(tile, kind, unit, f"{pointer} + k", split, split, prefetch)
         lines.append("}")

@@ -148,6 +148,8 @@ class GemmConvolution(Tactic):
         shape = read_convolution(region)
         if isinstance(shape, str):
             return no(shape)
+        if shape.group > 1 and shape.channels == 1 and shape.outputs == 1:
+            return no("it is depthwise: tiles of one column would be empty")
         reason = refuse_memory(shape)
         return YES if reason is None else no(reason)
 
