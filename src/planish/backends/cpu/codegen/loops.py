@@ -228,28 +228,13 @@ def _print_plain(writer: KernelWriter, nest: Nest, order: list[int]) -> PrintedN
     loops = [axis for axis in order if axis != unrolled]
     copies = 1 if unrolled is None else int(str(nest.extents[unrolled]))
     inner = loops[-1]
-    outer, per_item = split_items(writer, nest.extents, loops, copies)
-    lines: list[str] = []
-    if not per_item:  # one long axis: blocks
-        blocks = ceildiv(nest.extents[inner], BLOCK_ELEMENTS)
-        lines += decompose(writer, [*((a, nest.extents[a]) for a in outer), (None, blocks)])
-        low = f"const int64_t low = block * {BLOCK_ELEMENTS};"
-        high = (
-            f"const int64_t high = planish_min_i64({writer.dim(nest.extents[inner])}, "
-            f"low + {BLOCK_ELEMENTS});"
-        )
-        lines += [low, high]
-        items = product([*(nest.extents[a] for a in outer), blocks])
-        inner_lines = inner_loop(writer, nest, inner, unrolled, "low", "high")
-        return PrintedNest(items, [*lines, *inner_lines])
-    lines += decompose(writer, [(a, nest.extents[a]) for a in outer])
-    inner_lines = inner_loop(writer, nest, inner, unrolled, "0", writer.dim(nest.extents[inner]))
-    for axis in reversed(per_item[:-1]):
-        extent = writer.dim(nest.extents[axis])
-        inner_lines = block(
-            f"for (int64_t i{axis} = 0; i{axis} < {extent}; ++i{axis})", inner_lines
-        )
-    return PrintedNest(product(nest.extents[a] for a in outer), [*lines, *inner_lines])
+    split = split_items(writer, nest.extents, loops, copies)
+    bounds = ("0", writer.dim(nest.extents[inner]))
+    if split.blocked == inner:
+        bounds = ("low", "high")
+    lines = inner_loop(writer, nest, inner, unrolled, *bounds)
+    inside = [axis for axis in split.inside if axis != inner]
+    return PrintedNest(split.items, split.wrap(writer, nest.extents, inside, lines, inner))
 
 
 def _unrolled_axis(writer: KernelWriter, nest: Nest, order: list[int]) -> int | None:
@@ -273,29 +258,75 @@ def _is_short(extent: Dim) -> bool:
     return isinstance(extent, int) and extent < UNROLL_LIMIT
 
 
+@dataclass(frozen=True)
+class Split:
+    """How an index space is cut into items.
+
+    `outer` axes are indices of an item, axis `blocked` is cut into blocks of `size`, and one item
+    walks all of the `inside` axes.
+    """
+
+    outer: tuple[int, ...]
+    blocked: int | None
+    size: int
+    inside: tuple[int, ...]
+    items: Dim
+
+    def wrap(
+        self,
+        writer: KernelWriter,
+        extents: Shape,
+        loops: Sequence[int],
+        body: list[str],
+        vector: int | None = None,
+    ) -> list[str]:
+        """Return `body` inside loops over `loops` and the block, its item's indices defined.
+
+        The body itself walks axis `vector`, from ``low`` to ``high`` if that is the blocked one.
+        """
+        for axis in reversed(loops):
+            extent = writer.dim(extents[axis])
+            body = block(f"for (int64_t i{axis} = 0; i{axis} < {extent}; ++i{axis})", body)
+        names = [(f"i{axis}", extents[axis]) for axis in self.outer]
+        if self.blocked is None:
+            return [*decompose_names(writer, names), *body]
+        blocked = extents[self.blocked]
+        names.append(("block", ceildiv(blocked, self.size)))
+        lines = decompose_names(writer, names)
+        lines += [
+            f"const int64_t low = block * {self.size};",
+            f"const int64_t high = planish_min_i64({writer.dim(blocked)}, low + {self.size});",
+        ]
+        if self.blocked == vector:
+            return [*lines, *body]
+        index = f"i{self.blocked}"
+        return [*lines, *block(f"for (int64_t {index} = low; {index} < high; ++{index})", body)]
+
+
 def split_items(
     writer: KernelWriter, extents: Shape, order: Sequence[int], copies: int = 1
-) -> tuple[list[int], list[int]]:
-    """Return (axes that are cut into items, axes that one item walks).
+) -> Split:
+    """Return how to cut the axes `order` (outermost first) into items of about ITEM_ELEMENTS.
 
-    The second list is empty when even the innermost axis is to be cut into blocks.
+    `copies` is the work at one point.
     """
-    work = copies * writer.size(extents[order[-1]])
-    if work > 2 * BLOCK_ELEMENTS:
-        return list(order[:-1]), []
-    position = len(order) - 1
-    while position > 0:
-        grown = work * writer.size(extents[order[position - 1]])
-        if grown > ITEM_ELEMENTS:
-            break
-        work, position = grown, position - 1
-    return list(order[:position]), list(order[position:])
-
-
-def decompose(writer: KernelWriter, axes: Sequence[tuple[int | None, Dim]]) -> list[str]:
-    """Return C that splits ``item`` into indices, the last axis fastest; None names ``block``."""
-    names = [("block" if axis is None else f"i{axis}", extent) for axis, extent in axes]
-    return decompose_names(writer, names)
+    work = max(copies, 1)
+    for position in reversed(range(len(order))):
+        axis = order[position]
+        extent = writer.size(extents[axis])
+        if work * extent <= 2 * ITEM_ELEMENTS:
+            work *= max(extent, 1)
+            continue
+        size = ITEM_ELEMENTS // work
+        if position == len(order) - 1:  # whole vectors, and cache lines on both sides
+            size = max(64, BLOCK_ELEMENTS // work // 64 * 64)
+        outer, inside = tuple(order[:position]), tuple(order[position + 1 :])
+        if size <= 1:
+            outer = (*outer, axis)
+            return Split(outer, None, 1, inside, product(extents[a] for a in outer))
+        items = product([*(extents[a] for a in outer), ceildiv(extents[axis], size)])
+        return Split(outer, axis, size, inside, items)
+    return Split((), None, 1, tuple(order), 1)
 
 
 def decompose_names(writer: KernelWriter, axes: Sequence[tuple[str, Dim]]) -> list[str]:

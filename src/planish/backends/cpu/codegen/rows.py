@@ -212,12 +212,7 @@ class _Printer:
         length = 1
         for axis in self.row:
             length *= self._size(axis)
-        outer: list[int] = []
-        inside: list[int] = []
-        if self.kept:
-            outer, inside = split_items(writer, program.extents, self.kept, max(length, 1))
-            if not inside:  # rows are long: every row is an item
-                outer = list(self.kept)
+        split = split_items(writer, program.extents, self.kept, max(length, 1))
         lines = self._buffers(product(program.extents[axis] for axis in self.row))
         body: list[str] = []
         for stage in program.stages:
@@ -225,16 +220,11 @@ class _Printer:
                 body += self._row_step(stage)
             else:
                 body += self._row_pass(stage)
-        for axis in reversed(inside):
-            body = block(
-                f"for (int64_t i{axis} = 0; i{axis} < {self._extent(axis)}; ++i{axis})", body
-            )
-        names = [(f"i{axis}", program.extents[axis]) for axis in outer]
-        body = [*self._unit_lines(), *decompose_names(writer, names), *body]
+        body = split.wrap(writer, program.extents, split.inside, body)
+        body = [*self._unit_lines(), *body]
         lines += block("for (int64_t item = begin; item < end; ++item)", body)
         row_bytes = self._buffer_bytes(product(program.extents[a] for a in self.row))
-        items = product(program.extents[axis] for axis in outer)
-        return PrintedRows(lines, items, row_bytes * program.slots)
+        return PrintedRows(lines, split.items, row_bytes * program.slots)
 
     def _unit_lines(self) -> list[str]:
         return [f"const int64_t i{axis} = 0;" for axis in self.unit]

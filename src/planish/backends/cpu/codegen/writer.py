@@ -36,7 +36,7 @@ class KernelWriter:
         self.scratch_start = 0  # bytes at the start of scratch memory that loops leave alone
         self._packed: list[np.ndarray[Any, Any]] = []
         self._packed_names: dict[tuple[str, bytes], str] = {}
-        self._declared: dict[str, str] = {}
+        self._declared: dict[str, tuple[str, str]] = {}
         self._fresh = 0
 
     def fresh(self, stem: str = "t") -> str:
@@ -97,15 +97,25 @@ class KernelWriter:
 
     def _declare(self, name: str, dtype: DType, pointer: str, *, constant: bool) -> str:
         ctype = ("const " if constant else "") + memory_type(dtype)
-        self._declared[name] = f"{ctype} *restrict const {name} = ({ctype} *){pointer};"
+        self._declared[name] = (f"{ctype} *restrict {name}", f"({ctype} *){pointer}")
         return name
 
     def kernel(
         self, lines: Iterable[str], items: Dim, *, scratch_bytes: int = 0, isa: Sequence[str] = ()
     ) -> Kernel:
-        """Return the kernel whose function holds `lines` after the pointers' declarations."""
-        body = [*self._declared.values(), *lines]
-        source = "\n".join([*self.helpers, SIGNATURE + " {", *indent(body), "}", ""])
+        """Return the kernel whose loops are `lines`.
+
+        They stand in a function of their own whose parameters are the pointers: compilers heed
+        restrict on parameters, not on local variables.
+        """
+        common = "const int64_t *restrict d, int64_t begin, int64_t end, char *restrict scratch"
+        parameters = ", ".join([*(parameter for parameter, _ in self._declared.values()), common])
+        arguments = [argument for _, argument in self._declared.values()]
+        call = f"@NAME@_loops({', '.join([*arguments, 'd, begin, end, scratch'])});"
+        header = f"static __attribute__((noinline)) void @NAME@_loops({parameters}) {{"
+        source = "\n".join(
+            [*self.helpers, header, *indent(lines), "}", SIGNATURE + " {", *indent([call]), "}", ""]
+        )
         return Kernel(source, items, tuple(self._packed), scratch_bytes, tuple(isa))
 
 

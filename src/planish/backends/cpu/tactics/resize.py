@@ -19,7 +19,7 @@ from typing import ClassVar
 import numpy as np
 
 from planish.backends.cpu.codegen.body import body_reason, split_body
-from planish.backends.cpu.codegen.indexing import Index, identity_map, term_index
+from planish.backends.cpu.codegen.indexing import Index, identity_map, loop_index, term_index
 from planish.backends.cpu.codegen.injection import (
     Builder,
     Injection,
@@ -29,7 +29,7 @@ from planish.backends.cpu.codegen.injection import (
 from planish.backends.cpu.codegen.loops import print_nests
 from planish.backends.cpu.codegen.writer import KernelWriter, block
 from planish.ir.graph import Node
-from planish.ir.shape import Dim, static_shape
+from planish.ir.shape import Dim, floordiv, static_shape
 from planish.ops.content import contents
 from planish.ops.resize import (
     AxisMap,
@@ -91,6 +91,11 @@ class ResizeTactic(Tactic):
         node = body.anchor
         fills: list[str] = []
         scratch = 0
+        factors = _repeats(node)
+        if factors is not None:
+            injections = [_repeated(node, factors)]
+            lines, items, used = print_nests(writer, injection_nests(writer, body, injections))
+            return writer.kernel(lines, items, scratch_bytes=used)
         if static_shape(node.present_inputs[0].known_shape + node.output.known_shape) is not None:
             tables = _static_tables(writer, node)
         else:
@@ -124,6 +129,41 @@ def _reason(node: Node) -> str | None:
     if attributes["keep_aspect_ratio_policy"] != "stretch":
         return "dynamic extents that keep the aspect ratio are left to the reference"
     return None
+
+
+# -- whole repetitions ---------------------------------------------------------------------------
+
+
+def _repeats(node: Node) -> list[int] | None:
+    """Return how often each axis repeats its elements, if nearest sampling comes down to that."""
+    if node.attributes["mode"] != "nearest":
+        return None
+    x, y, found = node.present_inputs[0].known_shape, node.output.known_shape, []
+    for source, target in zip(x, y, strict=True):
+        factor = floordiv(target, source) if source != 0 else 0
+        if not isinstance(factor, int) or factor < 1 or source * factor != target:
+            return None
+        probe = AxisMap(0, 64, 64 * factor, np.float32(factor))
+        wanted = np.arange(64 * factor) // factor
+        if factor > 1 and not np.array_equal(nearest_indices(probe, node.attributes), wanted):
+            return None
+        found.append(factor)
+    return found
+
+
+def _repeated(node: Node, factors: Sequence[int]) -> Injection:
+    """Return the nest (source index, repetition) of every axis: affine on both sides."""
+    x = node.present_inputs[0]
+    rank = x.rank
+    extents: list[Dim] = []
+    for source, factor in zip(x.known_shape, factors, strict=True):
+        extents += [source, factor]
+    read = tuple(loop_index(2 * axis, 2 * rank) for axis in range(rank))
+    write = tuple(
+        Index(tuple(factor if k == 2 * axis else int(k == 2 * axis + 1) for k in range(2 * rank)))
+        for axis, factor in enumerate(factors)
+    )
+    return Injection(tuple(extents), ((x, read),), write)
 
 
 # -- tables of known extents ---------------------------------------------------------------------
