@@ -19,6 +19,7 @@ from planish.ir.graph import Graph, Node, Value
 from planish.ir.layout import Halo, Layout
 from planish.ir.shape import Shape, product
 from planish.passes.copies import insert_copy, insert_reshape, pieces_layout
+from planish.passes.data_dependent import wrap_data_dependent
 from planish.passes.graph_pass import GraphPass
 from planish.passes.layout_wishes import Order, Wishes
 from planish.passes.opaque import is_settled, wrap_opaque
@@ -47,8 +48,8 @@ class AssignLayouts(GraphPass):
         """Assign layouts in `graph` and its subgraphs; do nothing where that has been done."""
         if is_settled(graph, lambda value: value.layout is not None):
             return False
-        wrapped = wrap_opaque(graph)
-        self.count("operators run as a whole", wrapped)
+        self.count("operators whose extents depend on data", wrap_data_dependent(graph))
+        self.count("operators run as a whole", wrap_opaque(graph))
         _Assignment(graph, self).assign()
         return True
 

@@ -7,9 +7,12 @@ those values become inputs of the region.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 
 from planish.ir.graph import Graph, Node, Value
+from planish.ir.shape import symbol
+from planish.ir.source import merge_sources
 from planish.ops.content import contents
 from planish.passes.views import VIEWS
 
@@ -25,7 +28,7 @@ def wrap_opaque(graph: Graph) -> int:
         if node.op in NATIVE_CONTROL_FLOW:
             wrapped += sum(wrap_opaque(subgraph) for subgraph in node.subgraphs)
             continue
-        _wrap(graph, node)
+        wrap_nodes(graph, [node], node.op)
         wrapped += 1
     return wrapped
 
@@ -47,32 +50,96 @@ def _is_view(node: Node) -> bool:
     return node.op in VIEWS
 
 
-def _wrap(graph: Graph, node: Node) -> None:
-    body = Graph(node.op.lower())
+def wrap_nodes(graph: Graph, nodes: Sequence[Node], kind: str) -> Node:
+    """Replace `nodes`, given in order, by one Region of `kind` behind the last of them.
+
+    Nothing outside may lie between them: a node that depends on one must not feed another. Nodes
+    in between that depend on them move behind the region.
+    """
+    inside = set(nodes)
+    body = Graph(kind.lower())
     mapping: dict[Value, Value] = {}
-    outer: list[Value] = []
-    for value in dict.fromkeys([*node.present_inputs, *_captured(node)]):
-        if value.is_constant:
-            mapping[value] = value
-            continue
-        mapping[value] = body.add_input(value.name, value.dtype, value.shape)
-        mapping[value].content = value.content
-        outer.append(value)
-    for subgraph in node.subgraphs:
-        _rebind(subgraph, mapping)
-    results = [body.new_value(out.dtype, out.shape, out.name) for out in node.outputs]
-    inputs = [None if value is None else mapping[value] for value in node.inputs]
-    body.append(Node(node.op, inputs, results, node.attributes, node.source))
-    for result in results:
-        body.add_output(result)
-    replaced = [graph.new_value(out.dtype, out.shape, out.name) for out in node.outputs]
-    for old, new in zip(node.outputs, replaced, strict=True):
-        new.content = old.content
-    region = Node("Region", outer, replaced, {"kind": node.op, "body": body}, node.source)
-    graph.insert_before(node, region)
-    for old, new in zip(node.outputs, replaced, strict=True):
+    operands: list[Value] = []
+    for node in nodes:
+        for value in dict.fromkeys([*node.present_inputs, *_captured(node)]):
+            if value in mapping or value.is_constant:
+                continue
+            mapping[value] = body.add_input(value.name, value.dtype, value.shape)
+            mapping[value].content = value.content
+            operands.append(value)
+        for subgraph in node.subgraphs:
+            _rebind(subgraph, mapping)
+        results = [body.new_value(out.dtype, out.shape, out.name) for out in node.outputs]
+        inputs = [None if value is None else mapping.get(value, value) for value in node.inputs]
+        body.append(Node(node.op, inputs, results, node.attributes, node.source))
+        mapping.update(zip(node.outputs, results, strict=True))
+    outputs = [out for node in nodes for out in node.outputs if _is_read_outside(out, inside)]
+    region = Node(
+        "Region",
+        operands,
+        [_like(graph, value) for value in outputs],
+        {"kind": kind, "body": body},
+        merge_sources(node.source for node in nodes),
+    )
+    for value in outputs:
+        body.add_output(mapping[value])
+    graph.insert_after(nodes[-1], region)
+    _move_dependents(graph, nodes, region)
+    for old, new in zip(outputs, region.outputs, strict=True):
         replace_everywhere(graph, old, new)
-    graph.remove(node)
+    for node in reversed(nodes):
+        graph.remove(node)
+    return region
+
+
+def _like(graph: Graph, value: Value) -> Value:
+    """Return a new value of the same type; an unknown rank becomes one axis of unknown extent."""
+    result = graph.new_value(value.dtype, value.shape, value.name)
+    if value.shape is None:
+        result.shape = (symbol(f"?{re.sub(r'[^0-9A-Za-z_]', '_', value.name)}"),)
+    result.content = value.content
+    return result
+
+
+def _is_read_outside(value: Value, inside: set[Node]) -> bool:
+    graph = value.producer.graph if value.producer is not None else None
+    if graph is not None and graph.is_output(value):
+        return True
+    return any(user not in inside and not _lies_in(user, inside) for user in value.users)
+
+
+def _lies_in(node: Node, inside: set[Node]) -> bool:
+    """Whether `node` is part of a subgraph of one of `inside`."""
+    return any(
+        any(each is node for each in nested) for outer in inside for nested in _nested(outer)
+    )
+
+
+def _nested(node: Node) -> Iterator[Graph]:
+    for subgraph in node.subgraphs:
+        yield subgraph
+        for inner in subgraph:
+            yield from _nested(inner)
+
+
+def _move_dependents(graph: Graph, nodes: Sequence[Node], region: Node) -> None:
+    """Move nodes between the first of `nodes` and the region that depend on them behind it."""
+    inside, moving, started = set(nodes), [], False
+    late: set[Value] = set()
+    for node in graph:
+        if node is region:
+            break
+        started |= node is nodes[0]
+        if node in inside:
+            late.update(node.outputs)
+        elif started and late.intersection([*node.present_inputs, *_captured(node)]):
+            late.update(node.outputs)
+            moving.append(node)
+    place = Node("Identity", [], [])  # a marker, so that the moved nodes keep their order
+    graph.insert_after(region, place)
+    for node in moving:
+        graph.move_before(place, node)
+    graph.remove(place)
 
 
 def replace_everywhere(graph: Graph, old: Value, new: Value) -> None:
