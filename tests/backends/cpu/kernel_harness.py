@@ -36,9 +36,14 @@ class Case:
 class Library:
     """Several kernels compiled as one shared object."""
 
-    def __init__(self, kernels: Sequence[Kernel], features: frozenset[str] | None = None) -> None:
+    def __init__(
+        self,
+        kernels: Sequence[Kernel],
+        features: frozenset[str] | None = None,
+        preamble: str = "",
+    ) -> None:
         features = detect().features if features is None else features
-        parts = [prelude_text()]
+        parts = [preamble + prelude_text()]
         names: dict[str, int] = {}
         self._slots = []
         for kernel in kernels:

@@ -32,7 +32,8 @@ _SHOWN_LAYERS = 300  # characters of layer names in a comment
 
 def prelude_text() -> str:
     """Return the C source that every kernel may rely on."""
-    return "".join((_FOLDER / name).read_text() for name in ("prelude.h", "vector.h", "pack.h"))
+    names = ("prelude.h", "vector.h", "pack.h", "amx.h")
+    return "".join((_FOLDER / name).read_text() for name in names)
 
 
 def print_driver(plan: Plan, kernels: Mapping[str, Kernel], prelude: str | None = None) -> str:

@@ -1,0 +1,596 @@
+"""Implicit GEMM on AMX tiles, as one C kernel.
+
+    out[row][column] = epilogue(bias[column] + sum_k input[row + offset(k)] * weight[k][column])
+
+The mathematics and the layouts are those of gemm.py, only the inner loop differs: a *block* of
+rows x vectors tile accumulators (2 x 2: four products for four tile loads) runs over all of K, with
+the input's tiles loaded straight from channels-last memory (a tile row is one pixel) and weights
+packed as tiles (amx_plan.py). What bounds it: a product takes one cycle a row (16), a tile load 8
+cycles from L1 and about 20 from L2, so 2 x 2 from L2 is near the limit of both; then the epilogue,
+as long as the products of 64 channels. It therefore runs between the next block's products: the
+core overlaps them, because products keep neither the load ports nor the vector units busy. A block
+is stored to one buffer in L1; its rows are finished before the next block's are stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from planish.backends.cpu.codegen.amx_plan import (
+    LANES,
+    TILE_ROWS,
+    AmxBlocking,
+    Lines,
+    Registers,
+    Steps,
+    lines_of,
+    steps_of,
+)
+from planish.backends.cpu.codegen.element import ElementKind
+from planish.backends.cpu.codegen.epilogue import Access, print_finish
+from planish.backends.cpu.codegen.gemm_problem import Problem
+from planish.backends.cpu.codegen.packing import Columns, split_columns
+from planish.backends.cpu.codegen.scalar import c_dim
+from planish.backends.cpu.codegen.tile import print_block
+from planish.errors import TacticError
+from planish.ir.shape import Dim, ceildiv, product
+
+# C type of the weights to the product of two tiles and the accumulators' C type
+PRODUCTS = {"uint16_t": ("_tile_dpbf16ps", "float")}
+
+
+@dataclass(frozen=True)
+class AmxSource:
+    """A printed kernel: source, items, scratch bytes; how weights have to be packed."""
+
+    source: str
+    items: Dim
+    scratch_bytes: int
+    columns: Columns
+    steps: Steps
+
+
+def print_amx(problem: Problem, blocking: AmxBlocking) -> AmxSource:
+    """Return the C source of `problem` under `blocking`.
+
+    Raises
+    ------
+    TacticError
+        When the problem has no steps (`steps_of`), or the block needs more than 8 registers.
+    """
+    steps = steps_of(problem.run, problem.kind) if isinstance(problem.run, int) else None
+    if steps is None or not isinstance(problem.columns, int) or problem.right is not None:
+        raise TacticError("AMX tiles cannot walk this K", where=f"run {problem.run}")
+    columns = split_columns(problem.columns, LANES, blocking.vectors)
+    registers = Registers(blocking.rows, columns.vectors)
+    if not registers.fits:
+        raise TacticError(f"{blocking.rows} x {blocking.vectors} tiles do not fit 8 registers")
+    lines = lines_of(problem, blocking.rows, blocking.flat)
+    return _Printer(problem, blocking, steps, columns, registers, lines).print()
+
+
+@dataclass
+class _Printer:
+    problem: Problem
+    blocking: AmxBlocking
+    steps: Steps
+    columns: Columns
+    registers: Registers
+    lines: Lines
+    kind: ElementKind = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.kind = self.problem.kind
+
+    # -- sizes -----------------------------------------------------------------------------------
+
+    @property
+    def slot_rows(self) -> int:
+        """Rows that a tile takes in the buffer."""
+        return self.lines.rows or TILE_ROWS
+
+    @property
+    def slots(self) -> int:
+        return self.blocking.rows * self.slot_rows
+
+    @property
+    def width(self) -> int:
+        """Columns of the buffer."""
+        return self.columns.vectors * LANES
+
+    @property
+    def tile_elements(self) -> int:
+        """Elements of a tile of weights."""
+        return self.steps.size * LANES
+
+    @property
+    def hoisted(self) -> tuple[int, Dim] | None:
+        """Parts of K around the blocks, and their stride in the input."""
+        parts = self.blocking.depth
+        if not parts:
+            return None
+        if self.problem.loops:
+            return self.problem.loops[0]
+        if self.steps.overlaps or self.steps.count % parts:
+            raise TacticError(f"{self.steps.count} steps of K cannot be cut into {parts} parts")
+        return parts, self.steps.run // parts
+
+    @property
+    def loops(self) -> tuple[tuple[int, Dim], ...]:
+        """K loops of a block, without the run."""
+        return self.problem.loops[1 if self.hoisted else 0 :]
+
+    @property
+    def run_steps(self) -> int:
+        """Steps of the innermost loop."""
+        if self.hoisted and not self.problem.loops:
+            return self.steps.count // self.hoisted[0]
+        return self.steps.count
+
+    @property
+    def block_steps(self) -> int:
+        """Steps of a block (of one part of K)."""
+        total = self.run_steps
+        for count, _ in self.loops:
+            total *= count
+        return total
+
+    @property
+    def total_steps(self) -> int:
+        return self.block_steps * (self.hoisted[0] if self.hoisted else 1)
+
+    @property
+    def item_blocks(self) -> Dim:
+        count = self.lines.blocks(self.blocking.rows)
+        if not isinstance(count, int):
+            return self.blocking.blocks or count
+        return min(self.blocking.blocks or count, count)
+
+    @property
+    def item_panels(self) -> int:
+        return min(self.blocking.panels or self.columns.panels, self.columns.panels)
+
+    @property
+    def buffer_bytes(self) -> int:
+        size = self.slots * self.width * 4
+        if not self.hoisted:
+            return size
+        blocks = self.item_blocks
+        if not isinstance(blocks, int):
+            raise TacticError("K in parts needs a limit of blocks")
+        return size * blocks
+
+    @property
+    def widths(self) -> list[int]:
+        """Vectors of panels, the largest first."""
+        wide = [self.columns.vectors] if self.columns.wide else []
+        return wide + ([self.columns.vectors - 1] if self.columns.narrow else [])
+
+    @property
+    def masked(self) -> bool:
+        return self.columns.remainder != LANES
+
+    @property
+    def has_bias(self) -> bool:
+        return self.problem.bias_pointer is not None
+
+    def dim(self, dim: Dim) -> str:
+        return c_dim(dim, self.problem.symbols)
+
+    # -- the whole -------------------------------------------------------------------------------
+
+    def print(self) -> AmxSource:
+        problem = self.problem
+        parts = [
+            print_finish(problem.epilogue, problem.unit.lanes, problem.symbols),
+            self.print_state(),
+            self.print_row(),
+            *(self.print_block_function(vectors) for vectors in self.widths),
+            self.print_kernel(),
+        ]
+        items = product(extent for _, extent in self.item_axes())
+        return AmxSource("\n".join(parts), items, self.buffer_bytes, self.columns, self.steps)
+
+    # -- the epilogue ----------------------------------------------------------------------------
+
+    def print_state(self) -> str:
+        """Return the structure of a block whose rows still have to be finished."""
+        rows = self.blocking.rows
+        accesses = [
+            f"    {self.const(access)}{access.ctype} *{access.name};\n"
+            for access in self.problem.epilogue.accesses
+        ]
+        bias = "    const float *bias;\n" if self.has_bias else ""
+        return (
+            "typedef struct @NAME@_block {\n"
+            f"    int64_t first[{rows}], skip[{rows}]; /* first position, rows done already */\n"
+            "    int64_t next, vectors, count; /* next slot, vectors and columns of the panel */\n"
+            f"    const float *acc;\n{bias}{''.join(accesses)}"
+            "} @NAME@_block;\n"
+        )
+
+    def print_row(self) -> str:
+        """Return the function that finishes one row of a block."""
+        height, lines = self.slot_rows, self.lines
+        body = [f"const int64_t i = slot / {height}, r = slot % {height};"]
+        limit = " || r >= rows" if lines.rows is None else ""
+        body.append(f"if (r < q->skip[i]{limit}) return;")
+        if lines.pitch:
+            body.append("const int64_t position = q->first[i] + r;")
+            body.append(f"const int64_t y = position / {lines.pitch};")
+            body.append(f"const int64_t x = position - y * {lines.pitch};")
+            if lines.width != lines.pitch:
+                body.append(f"if (x >= {lines.width}) return;")
+        else:
+            body.append("const int64_t x = q->first[i] + r;")
+        body.append(f"const float *const acc = q->acc + slot * {self.width};")
+        for index, access in enumerate(self.problem.epilogue.accesses, start=1):
+            body.append(
+                f"{self.const(access)}{access.ctype} *const {access.name} = q->{access.name}"
+                f"{self.row_offset(index)};"
+            )
+        if self.problem.epilogue.form == "scalar":
+            body += self.print_scalar_row()
+        else:
+            body += self.print_vector_row()
+        head = (
+            "PLANISH_INLINE void @NAME@_row(const @NAME@_block *q, int64_t slot, "
+            "const int64_t *d, int64_t rows)"
+        )
+        return f"{head} {{\n{print_block(body)}}}\n"
+
+    def row_offset(self, access: int) -> str:
+        y, x = self.problem.y, self.problem.x
+        text = ""
+        if self.lines.pitch and y is not None and y.strides[access] != 0:
+            text += f" + y * {self.dim(y.strides[access])}"
+        if x.strides[access] != 0:
+            text += f" + x * {self.dim(x.strides[access])}"
+        return text
+
+    def print_vector_row(self) -> list[str]:
+        body = []
+        for index, vectors in enumerate(self.widths):
+            if len(self.widths) > 1:
+                body.append(f"if (q->vectors == {vectors}) {{" if index == 0 else "} else {")
+            for vector in range(vectors):
+                last = vector == vectors - 1
+                part = f"(int)(q->count - {vector * LANES})"
+                pointers = [
+                    access.name
+                    + (f" + {vector * LANES}" if vector and self.column_step(access) == 1 else "")
+                    for access in self.problem.epilogue.accesses
+                ]
+                arguments = [
+                    self.accumulator(vector),
+                    part if last and self.masked else str(LANES),
+                    "d",
+                    *pointers,
+                ]
+                body.append(f"@NAME@_finish({', '.join(arguments)});")
+        return [*body, "}"] if len(self.widths) > 1 else body
+
+    def print_scalar_row(self) -> list[str]:
+        v = self.problem.unit.prefix
+        names = [access.name for access in self.problem.epilogue.accesses]
+        body = [f"float sums[{self.width}] __attribute__((aligned(64)));"]
+        for vector in range(self.columns.vectors):
+            guard = "" if vector == 0 else f"if (q->vectors > {vector}) "
+            offset = vector * LANES
+            body.append(f"{guard}{v}_store(sums + {offset}, {self.accumulator(vector)});")
+        return [*body, f"@NAME@_finish({', '.join(['sums', 'q->count', 'd', *names])});"]
+
+    def accumulator(self, vector: int) -> str:
+        """Return the C expression of one finished sum."""
+        v, offset = self.problem.unit.prefix, vector * LANES
+        bias = f" + {v}_load(q->bias + {offset})" if self.has_bias else ""
+        return f"{v}_load(acc + {offset}){bias}"
+
+    def column_step(self, access: Access) -> Dim:
+        return access.strides[self.problem.epilogue.column_axis]
+
+    @staticmethod
+    def const(access: Access) -> str:
+        return "" if access.name.startswith("o") else "const "
+
+    # -- a block ---------------------------------------------------------------------------------
+
+    def print_block_function(self, vectors: int) -> str:
+        """Return the function that computes one block, and finishes the one before it meanwhile."""
+        cells = [(i, j) for i in range(self.blocking.rows) for j in range(vectors)]
+        clear = [f"_tile_zero({self.cell(i, j)});" for i, j in cells]
+        body = clear
+        if self.hoisted:
+            resume = [f"_tile_loadd({self.cell(i, j)}, {self.place(i, j)});" for i, j in cells]
+            body = ["if (resume) {", *resume, "} else {", *clear, "}"]
+        body += self.print_walk(vectors)
+        if self.blocking.interleave:
+            body += [f"while (q->next < {self.slots}) @NAME@_row(q, q->next++, d, rows);"]
+        body += [f"_tile_stored({self.cell(i, j)}, {self.place(i, j)});" for i, j in cells]
+        pointers = [f"const {self.kind.input_ctype} *a{i}" for i in range(self.blocking.rows)]
+        parameters = [
+            *pointers,
+            f"const {self.kind.ctype} *b",
+            "float *acc",
+            "@NAME@_block *q",
+            "const int64_t *d",
+            "int64_t rows",
+            *(["int resume"] if self.hoisted else []),
+        ]
+        head = f"static __attribute__((noinline)) void @NAME@_tiles{vectors}"
+        return f"{head}({', '.join(parameters)}) {{\n{print_block(body)}}}\n"
+
+    def cell(self, row: int, vector: int) -> int:
+        """Return the register of an accumulator."""
+        return row * self.columns.vectors + vector
+
+    def place(self, row: int, vector: int) -> str:
+        """Return where an accumulator is stored, and the stride of its rows in bytes."""
+        return f"acc + {row * self.slot_rows * self.width + vector * LANES}, {self.width * 4}"
+
+    def print_walk(self, vectors: int) -> list[str]:
+        """Return the K loops of a block."""
+        size, body, terms = self.steps.size, [], []
+        for level, (count, stride) in enumerate(self.loops):
+            body.append(f"for (int64_t t{level} = 0; t{level} < {count}; t{level}++) {{")
+            terms.append(f"t{level} * {self.dim(stride)}")
+        body.append(f"for (int64_t k = 0; k < {self.run_steps}; k++) {{")
+        place = f"k * {size}"
+        if self.steps.overlaps:
+            place = f"planish_min_i64(k * {size}, {self.steps.run - size})"
+        body.append(f"const int64_t at = {' + '.join([*terms, place])};")
+        body += self.print_step(vectors)
+        body += self.print_prefetch(vectors)
+        body.append(f"b += {vectors * self.tile_elements};")
+        if self.blocking.interleave:
+            share = -(-self.slots // self.block_steps)
+            body += [
+                f"for (int n = 0; n < {share} && q->next < {self.slots}; n++)",
+                "    @NAME@_row(q, q->next++, d, rows);",
+            ]
+        return [*body, "}", *(["}"] * len(self.loops))]
+
+    def print_step(self, vectors: int) -> list[str]:
+        """Return the tile loads and products of one step."""
+        use, rows = self.registers, self.blocking.rows
+        dot = PRODUCTS[self.kind.ctype][0]
+        itemsize = self.kind.dtype.itemsize
+        stride = f"{self.dim(self.problem.x.strides[0])} * {itemsize}"
+        left = [use.accumulators + i % use.left for i in range(rows)]
+        right = [use.accumulators + use.left + j % use.right for j in range(vectors)]
+        load_left = [f"_tile_loadd({left[i]}, a{i} + at, {stride});" for i in range(rows)]
+        load_right = [
+            f"_tile_loadd({right[j]}, b + {j * self.tile_elements}, 64);" for j in range(vectors)
+        ]
+        body = []
+        if use.holds_left:
+            for j in range(vectors):
+                body.append(load_right[j])
+                for i in range(rows):
+                    body += [load_left[i]] if j == 0 else []
+                    body.append(f"{dot}({self.cell(i, j)}, {left[i]}, {right[j]});")
+            return body
+        for i in range(rows):
+            body.append(load_left[i])
+            for j in range(vectors):
+                body += [load_right[j]] if i == 0 else []
+                body.append(f"{dot}({self.cell(i, j)}, {left[i]}, {right[j]});")
+        return body
+
+    def print_prefetch(self, vectors: int) -> list[str]:
+        step = vectors * self.tile_elements * self.kind.dtype.itemsize
+        body = []
+        for distance, hint in ((self.blocking.prefetch, "T0"), (self.blocking.ahead, "T1")):
+            body += [
+                f"_mm_prefetch((const char *)b + {distance * step + line}, _MM_HINT_{hint});"
+                for line in range(0, step if distance else 0, 64)
+            ]
+        return body
+
+    # -- the kernel ------------------------------------------------------------------------------
+
+    def print_kernel(self) -> str:
+        use = self.registers
+        depth = self.steps.size * self.kind.dtype.itemsize
+        body = [
+            *self.print_extents(),
+            *self.print_pointers(),
+            "@NAME@_block waiting, *const q = &waiting;",
+            f"q->next = {self.slots};",
+            f"planish_amx_begin({use.accumulators}, {use.left}, {use.right}, (int)rows, {depth});",
+            "for (int64_t item = begin; item < end; item++) {",
+            *self.print_item(),
+            "}",
+            f"while (q->next < {self.slots}) @NAME@_row(q, q->next++, d, rows);",
+            "planish_amx_end();",
+        ]
+        head = (
+            "static void @NAME@(char *const *p, const int64_t *d, int64_t begin, int64_t end, "
+            "char *scratch)"
+        )
+        return f"{head} {{\n{print_block(body)}}}\n"
+
+    def print_extents(self) -> list[str]:
+        """Return the declarations of the plane's sizes."""
+        lines, tiles = self.lines, self.blocking.rows
+        body = [
+            f"const int64_t extent = {self.dim(lines.extent)};",
+            f"const int64_t blocks = {self.dim(lines.blocks(tiles))};",
+        ]
+        if lines.rows is not None:
+            return [*body, f"const int64_t rows = {lines.rows};"]
+        return [
+            *body,
+            "if (blocks == 0) return;",
+            f"const int64_t rows = (extent + blocks * {tiles} - 1) / (blocks * {tiles});",
+        ]
+
+    def print_pointers(self) -> list[str]:
+        problem, source = self.problem, f"const {self.kind.input_ctype} *"
+        weights = f"const {self.kind.ctype} *"
+        body = [
+            f"{source}const input = ({source})p[{problem.input_pointer}] + "
+            f"{self.dim(problem.input_offset)};",
+            f"{weights}const weights = ({weights})p[{problem.weight_pointer}];",
+        ]
+        if self.has_bias:
+            body.append(f"const float *const biases = (const float *)p[{problem.bias_pointer}];")
+        return body
+
+    def item_axes(self) -> list[tuple[str, Dim]]:
+        """Return (C name, extent) of the item's indices, outermost first."""
+        outer = list(enumerate(self.problem.outer))
+        groups = [(f"i{i}", axis.extent) for i, axis in outer if axis.own_weights]
+        batch = [(f"i{i}", axis.extent) for i, axis in outer if not axis.own_weights]
+        blocks = ("rows_item", ceildiv(self.lines.blocks(self.blocking.rows), self.item_blocks))
+        panels = ("columns_item", ceildiv(self.columns.panels, self.item_panels))
+        if self.blocking.order == "n":
+            return [*groups, panels, *batch, blocks]
+        return [*groups, *batch, blocks, panels]
+
+    def print_item(self) -> list[str]:
+        blocks = self.dim(self.item_blocks)
+        body = [
+            *self.print_indices(),
+            *self.print_item_pointers(),
+            f"const int64_t first_block = rows_item * {blocks};",
+            f"const int64_t last_block = planish_min_i64(first_block + {blocks}, blocks);",
+            f"const int64_t first_panel = columns_item * {self.item_panels};",
+            f"const int64_t last_panel = planish_min_i64(first_panel + {self.item_panels}, "
+            f"{self.columns.panels});",
+        ]
+        by_panel = "for (int64_t panel = first_panel; panel < last_panel; panel++) {"
+        by_block = "for (int64_t block = first_block; block < last_block; block++) {"
+        if self.hoisted:
+            parts, stride = self.hoisted
+            chunk = self.block_steps * self.tile_elements
+            return [
+                *body,
+                by_panel,
+                *self.print_panel(),
+                f"for (int64_t part = 0; part < {parts}; part++) {{",
+                f"const int64_t shift = part * {self.dim(stride)};",
+                f"const {self.kind.ctype} *const b = panel_b + part * vectors * {chunk};",
+                by_block,
+                f"float *const acc = (float *)scratch + (block - first_block) * "
+                f"{self.slots * self.width};",
+                *self.print_tiles(),
+                *self.print_call(),
+                f"if (part < {parts - 1}) continue;",
+                *self.print_waiting(),
+                "}",
+                "}",
+                "}",
+            ]
+        inner = ["float *const acc = (float *)scratch;", *self.print_call(), *self.print_waiting()]
+        panel = [*self.print_panel(), f"const {self.kind.ctype} *const b = panel_b;"]
+        if self.blocking.order == "n":
+            nest = [by_panel, *panel, by_block, *self.print_tiles(), *inner]
+        else:
+            nest = [by_block, *self.print_tiles(), by_panel, *panel, *inner]
+        return [*body, *nest, "}", "}"]
+
+    def print_indices(self) -> list[str]:
+        lines, axes = ["int64_t rest = item;"], self.item_axes()
+        for name, extent in reversed(axes[1:]):
+            if extent == 1:
+                lines.append(f"const int64_t {name} = 0;")
+                continue
+            lines.append(f"const int64_t {name} = rest % {self.dim(extent)};")
+            lines.append(f"rest /= {self.dim(extent)};")
+        return [*lines, f"const int64_t {axes[0][0]} = rest;"]
+
+    def print_item_pointers(self) -> list[str]:
+        problem = self.problem
+        lines = [f"const {self.kind.input_ctype} *const item_a = input{self.outer_offset(0)};"]
+        matrix = [
+            f"i{i} * {self.dim(product(a.extent for a in problem.outer[i + 1 :] if a.own_weights))}"
+            for i, axis in enumerate(problem.outer)
+            if axis.own_weights
+        ]
+        lines.append(f"const int64_t matrix = {' + '.join(matrix) or '0'};")
+        for index, access in enumerate(problem.epilogue.accesses, start=1):
+            pointer = f"{self.const(access)}{access.ctype} *"
+            lines.append(
+                f"{pointer}const item_{access.name} = ({pointer})p[{access.pointer}]"
+                f"{self.outer_offset(index)};"
+            )
+        return lines
+
+    def outer_offset(self, access: int) -> str:
+        terms = [
+            f" + i{i} * {self.dim(axis.strides[access])}"
+            for i, axis in enumerate(self.problem.outer)
+            if axis.strides[access] != 0
+        ]
+        return "".join(terms)
+
+    def print_panel(self) -> list[str]:
+        columns, depth = self.columns, self.total_steps * self.steps.size
+        vectors, before = str(columns.vectors), f"panel * {columns.vectors}"
+        if columns.narrow:
+            vectors = f"(panel < {columns.wide} ? {columns.vectors} : {columns.vectors - 1})"
+            before = f"({before} - planish_max_i64(panel - {columns.wide}, 0))"
+        body = [
+            f"const int64_t vectors = {vectors};",
+            f"const int64_t column = {before} * {LANES};",
+            f"const int64_t count = planish_min_i64(vectors * {LANES}, {columns.count} - column);",
+            f"const {self.kind.ctype} *const panel_b = weights + "
+            f"(matrix * {columns.padded} + column) * {depth};",
+        ]
+        if self.has_bias:
+            body.append(f"const float *const bias = biases + matrix * {columns.padded} + column;")
+        return body
+
+    def print_tiles(self) -> list[str]:
+        """Return where the tiles of a block start and how many of their rows are done already."""
+        lines, tiles, body = self.lines, self.blocking.rows, []
+        x = self.dim(self.problem.x.strides[0])
+        for i in range(tiles):
+            body.append(f"const int64_t t{i} = block * {tiles} + {i};")
+            index, line, pointer = f"t{i}", "", ""
+            if lines.lines > 1 and self.problem.y is not None:
+                parts = self.dim(lines.parts)
+                body.append(
+                    f"const int64_t y{i} = planish_min_i64(t{i} / {parts}, {lines.lines - 1});"
+                )
+                index, line = f"t{i} % {parts}", f"y{i} * extent + "
+                pointer = f" + y{i} * {self.dim(self.problem.y.strides[0])}"
+            body += [
+                f"const int64_t wanted{i} = {index} * rows;",
+                f"const int64_t start{i} = planish_min_i64(wanted{i}, extent - rows);",
+                f"const int64_t first{i} = {line}start{i};",
+                f"const {self.kind.input_ctype} *const a{i} = item_a{pointer} + start{i} * {x};",
+            ]
+            done = f"wanted{i} - start{i}"
+            if lines.lines > 1:
+                done = f"t{i} < {self.dim(lines.tiles)} ? {done} : rows"
+            body.append(f"const int64_t skip{i} = {done};")
+        return body
+
+    def print_call(self) -> list[str]:
+        shift = " + shift" if self.hoisted else ""
+        arguments = [f"a{i}{shift}" for i in range(self.blocking.rows)]
+        arguments += ["b", "acc", "q", "d", "rows", *(["part > 0"] if self.hoisted else [])]
+        calls = [f"@NAME@_tiles{vectors}({', '.join(arguments)});" for vectors in self.widths]
+        if len(calls) == 1:
+            return calls
+        return [f"if (vectors == {self.widths[0]}) {calls[0]}", f"else {calls[1]}"]
+
+    def print_waiting(self) -> list[str]:
+        """Return the statements that note a block whose accumulators were stored."""
+        body = [
+            f"q->{name}[{i}] = {name}{i};"
+            for i in range(self.blocking.rows)
+            for name in ("first", "skip")
+        ]
+        body.append("q->next = 0; q->vectors = vectors; q->count = count; q->acc = acc;")
+        if self.has_bias:
+            body.append("q->bias = bias;")
+        for access in self.problem.epilogue.accesses:
+            step = self.column_step(access)
+            moved = "" if step == 0 else f" + column * {self.dim(step)}"
+            body.append(f"q->{access.name} = item_{access.name}{moved};")
+        if not self.blocking.interleave:
+            body.append(f"while (q->next < {self.slots}) @NAME@_row(q, q->next++, d, rows);")
+        return body

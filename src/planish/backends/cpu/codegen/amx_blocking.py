@@ -1,0 +1,238 @@
+"""Candidate blockings of an AMX kernel, the best guess first, from a small model of the core.
+
+A step of a block of m x n tiles costs the longer of its products (one cycle a row of a tile) and
+its tile loads (two lines a cycle from L1, three quarters of a line from L2). What is in L1 follows
+from the order of the loops: "n" keeps a panel of weights there if it fits, "m" a block of the
+input. 2 x 2 loads four tiles for four products, 4 x 1 and 1 x 4 five: they pay where 2 x 2 would
+leave rows or columns empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from planish.backends.cpu.codegen.amx_plan import (
+    LANES,
+    AmxBlocking,
+    Lines,
+    Registers,
+    Steps,
+    can_be_flat,
+    lines_of,
+    steps_of,
+)
+from planish.backends.cpu.codegen.blocking import extent_at
+from planish.backends.cpu.codegen.gemm_problem import Problem
+from planish.backends.cpu.codegen.packing import Columns, split_columns
+
+from planish.tactics.target import Target
+
+SHAPES = ((2, 2), (4, 1), (1, 4), (3, 1), (1, 6), (2, 1), (1, 2), (1, 1))
+L1_LINES, L2_LINES = 2.0, 0.75  # cache lines a cycle
+BLOCK_CYCLES = 50.0  # call, zeroing, storing, filling and draining the pipeline
+VECTOR_CYCLES = 3.0  # finishing 16 columns of a row
+ITEM_CYCLES = 10_000.0  # items shorter than this are not worth handing out
+AHEAD = 8  # K steps: 16 KB of weights at two vectors
+
+
+@dataclass(frozen=True)
+class _Guess:
+    """One shape of blocks in one loop order, and its modelled cycles."""
+
+    blocking: AmxBlocking
+    lines: Lines
+    columns: Columns
+    cycles: float
+
+
+def candidate_amx_blockings(
+    problem: Problem, target: Target, bindings: Mapping[str, int]
+) -> list[AmxBlocking]:
+    """Return blockings worth timing, the best guess first.
+
+    Parameters
+    ----------
+    problem : Problem
+        One that `print_amx` can do.
+    target : Target
+        Cache sizes and threads.
+    bindings : dict
+        Symbols at the extents to tune for.
+    """
+    model = _Model(problem, target, dict(bindings))
+    guesses = sorted(model.guesses(), key=lambda guess: guess.cycles)
+    best: dict[tuple[int, int], _Guess] = {}
+    for guess in guesses:
+        best.setdefault((guess.blocking.rows, guess.blocking.vectors), guess)
+    ranked = list(best.values())
+    found: dict[AmxBlocking, None] = {model.spread(ranked[0]): None}
+    for other in model.variations(ranked[0], guesses):
+        found.setdefault(other)
+    for guess in ranked[1:3]:
+        if guess.cycles > 1.6 * ranked[0].cycles:
+            break
+        for blocking in _simple_variations(guess.blocking):
+            found.setdefault(model.spread(replace(guess, blocking=blocking)))
+    return list(found)
+
+
+def _simple_variations(base: AmxBlocking) -> list[AmxBlocking]:
+    other = "m" if base.order == "n" else "n"
+    return [base, replace(base, order=other, prefetch=0)]
+
+
+@dataclass
+class _Model:
+    problem: Problem
+    target: Target
+    bindings: dict[str, int]
+
+    @property
+    def steps(self) -> Steps:
+        run = self.problem.run
+        found = steps_of(run, self.problem.kind) if isinstance(run, int) else None
+        if found is None:
+            raise ValueError(f"a run of {run} has no steps")
+        return found
+
+    @property
+    def total_steps(self) -> int:
+        return self.steps.count * self.taps
+
+    @property
+    def taps(self) -> int:
+        total = 1
+        for count, _ in self.problem.loops:
+            total *= count
+        return total
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of K that a step takes of one row."""
+        return self.steps.size * self.problem.kind.dtype.itemsize
+
+    def columns(self, vectors: int) -> Columns:
+        return split_columns(extent_at(self.problem.columns, self.bindings), LANES, vectors)
+
+    def panel_bytes(self, columns: Columns) -> int:
+        return self.total_steps * columns.vectors * LANES * self.step_bytes
+
+    def weight_bytes(self, columns: Columns) -> int:
+        return self.panel_bytes(columns) // columns.vectors * (columns.padded // LANES)
+
+    # -- guesses ---------------------------------------------------------------------------------
+
+    def guesses(self) -> list[_Guess]:
+        """Return every shape that makes sense, both ways over lines, in both orders."""
+        found: dict[tuple[object, ...], _Guess] = {}
+        for rows, vectors in SHAPES:
+            columns = self.columns(vectors)
+            if columns.vectors < vectors or not Registers(rows, vectors).fits:
+                continue
+            for flat in (True, False) if can_be_flat(self.problem) else (False,):
+                lines = lines_of(self.problem, rows, flat)
+                if rows > 1 and extent_at(lines.tiles, self.bindings) < rows:
+                    continue
+                for order in "nm":
+                    guess = self.guess(AmxBlocking(rows, vectors, order, flat=flat), lines, columns)
+                    found.setdefault((rows, vectors, flat, order), guess)
+        return list(found.values())
+
+    def guess(self, blocking: AmxBlocking, lines: Lines, columns: Columns) -> _Guess:
+        rows, vectors = blocking.rows, blocking.vectors
+        blocks = extent_at(lines.blocks(rows), self.bindings)
+        height = lines.rows or -(-extent_at(lines.extent, self.bindings) // max(blocks * rows, 1))
+        row_bytes = self.total_steps * self.step_bytes // self.overlap
+        block_bytes, panel = rows * height * row_bytes, self.panel_bytes(columns)
+        half = self.target.l1 // 2
+        if blocking.order == "n":
+            left_near, right_near = blocks * block_bytes <= half, panel <= half and blocks > 1
+        else:
+            many = columns.panels > 1
+            left_near, right_near = block_bytes <= half and many, self.weight_bytes(columns) <= half
+        left, right = rows * height, vectors * self.step_bytes / 4
+        loads = left / (L1_LINES if left_near else L2_LINES)
+        loads += right / (L1_LINES if right_near else L2_LINES)
+        compute = self.total_steps * max(rows * vectors * height, loads)
+        finish = rows * height * vectors * VECTOR_CYCLES
+        each = max(compute, finish) + 0.25 * min(compute, finish) + BLOCK_CYCLES
+        share = columns.padded / LANES / vectors  # narrow panels cost less
+        far = panel > half and blocks > 1
+        chosen = replace(blocking, prefetch=2 if far and blocking.order == "n" else 0)
+        return _Guess(chosen, lines, columns, blocks * share * each)
+
+    @property
+    def overlap(self) -> int:
+        """Rows that share one input element."""
+        size = self.problem.run if isinstance(self.problem.run, int) else 1
+        step = self.problem.x.strides[0]
+        within = size // step if isinstance(step, int) and 0 < step <= size else 1
+        return max(1, self.taps * within)
+
+    # -- variations ------------------------------------------------------------------------------
+
+    def variations(self, best: _Guess, guesses: list[_Guess]) -> list[AmxBlocking]:
+        """Return what else to try with the best shape."""
+        base = best.blocking
+        other = "m" if base.order == "n" else "n"
+        tried = [
+            replace(base, order=other, prefetch=0),
+            replace(base, interleave=False),
+            replace(base, prefetch=0 if base.prefetch else 2),
+        ]
+        if self.weight_bytes(best.columns) > self.target.l2 // 2:
+            tried.append(replace(base, ahead=AHEAD))
+        depth = self.depth_of(best)
+        if depth:
+            tried.append(replace(base, order="n", depth=depth, prefetch=0))
+        result = [self.spread(replace(best, blocking=blocking)) for blocking in tried]
+        for guess in guesses:
+            turned = guess.blocking
+            same = (turned.rows, turned.vectors, turned.order) == (
+                base.rows, base.vectors, base.order)  # fmt: skip
+            if same and turned.flat != base.flat and guess.cycles < 1.3 * best.cycles:
+                result.append(self.spread(guess))
+        return result
+
+    def depth_of(self, guess: _Guess) -> int:
+        """Return into how many parts K has to be cut for L1, or 0 where that does not help."""
+        blocks = extent_at(guess.lines.blocks(guess.blocking.rows), self.bindings)
+        wanted = -(-self.panel_bytes(guess.columns) // (self.target.l1 // 2))
+        if wanted < 2 or blocks < 3:
+            return 0
+        if self.problem.loops:
+            return self.problem.loops[0][0]
+        if self.steps.overlaps:
+            return 0
+        fitting = [n for n in range(wanted, self.steps.count) if self.steps.count % n == 0]
+        return fitting[0] if fitting and fitting[0] <= 3 * wanted else 0
+
+    # -- items -----------------------------------------------------------------------------------
+
+    def spread(self, guess: _Guess) -> AmxBlocking:
+        """Return the guess's blocking with items that the threads can share evenly."""
+        blocking, columns = guess.blocking, guess.columns
+        images = 1
+        for axis in self.problem.outer:
+            images *= extent_at(axis.extent, self.bindings)
+        static = guess.lines.blocks(blocking.rows)
+        blocks = max(1, extent_at(static, self.bindings))
+        block, panels = blocks, columns.panels if blocking.order == "m" else 1
+        if blocking.depth:
+            block = min(blocks, 32)
+        each = guess.cycles / (blocks * columns.panels)
+        wanted = 1 if self.target.threads == 1 else self.target.threads * 4
+        for _ in range(24):
+            items = images * -(-blocks // block) * -(-columns.panels // panels)
+            short = block * panels * each < 2 * ITEM_CYCLES
+            if items >= wanted or (short and items >= self.target.threads):
+                break
+            if block > 1 and (blocking.order == "m" or panels == 1):
+                block = -(-block // 2)
+            elif panels > 1:
+                panels = -(-panels // 2)
+            else:
+                break
+        whole = block == blocks and not (blocking.depth and not isinstance(static, int))
+        return replace(blocking, blocks=0 if whole else block, panels=panels)

@@ -1,0 +1,82 @@
+"""Ungrouped convolutions of bf16 on AMX tiles; see codegen/amx.py for the kernel.
+
+The same implicit GEMM as gemm_conv with another inner loop: a row of an input tile is one pixel's
+channels (or several taps' where they are neighbours in memory), read in place, halo included.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from planish.backends.cpu.codegen.amx import print_amx
+from planish.backends.cpu.codegen.amx_blocking import candidate_amx_blockings
+from planish.backends.cpu.codegen.amx_plan import AmxBlocking, pack_tiles, steps_of
+from planish.backends.cpu.codegen.element import vector_unit
+from planish.backends.cpu.codegen.gemm_problem import Problem
+from planish.backends.cpu.codegen.packing import pack_columns
+from planish.backends.cpu.tactics.convolution import _problem as convolution_problem
+from planish.backends.cpu.tactics.convolution import read_convolution, refuse_memory
+from planish.ir.dtypes import BF16
+from planish.tactics.tactic import YES, Config, Kernel, Region, Support, Tactic, no
+from planish.tactics.target import Target
+
+FEATURES = ("amx_tile", "amx_bf16")
+
+
+def refuse_target(target: Target) -> str | None:
+    """Return why the CPU cannot run AMX kernels with AVX-512 epilogues, or None when it can."""
+    if not target.has(*FEATURES):
+        return "the CPU has no AMX for bf16"
+    unit = vector_unit(target)
+    if unit is None or unit.lanes != 16 or not unit.pairs:
+        return "the CPU has AMX but not AVX-512 with bf16"
+    return None
+
+
+def refuse_steps(problem: Problem) -> str | None:
+    """Return why K cannot be walked in tiles, or None when it can."""
+    if not isinstance(problem.run, int) or not isinstance(problem.columns, int):
+        return "K or N is symbolic"
+    if steps_of(problem.run, problem.kind) is None:
+        return f"K has runs of {problem.run} elements, which are no whole pairs"
+    return None
+
+
+class AmxConvolution(Tactic):
+    """Convolution of bf16 with constant weights on AMX tiles."""
+
+    name: ClassVar[str] = "amx_conv"
+    rank: ClassVar[int] = 5
+
+    def supports(self, region: Region, target: Target) -> Support:
+        """Accept ungrouped bf16 convolutions of channels-last inputs that hold their padding."""
+        reason = refuse_target(target)
+        if reason is not None:
+            return no(reason)
+        shape = read_convolution(region)
+        if isinstance(shape, str):
+            return no(shape)
+        if shape.group != 1:
+            return no("the convolution is grouped")
+        weight = shape.anchor.input(1)
+        if shape.operand.dtype is not BF16 or weight is None or weight.dtype is not BF16:
+            return no("the input or the weights are not bf16")
+        reason = refuse_memory(shape) or refuse_steps(convolution_problem(region, target)[0])
+        return YES if reason is None else no(reason)
+
+    def configs(self, region: Region, target: Target) -> list[Config]:
+        """Return blockings, the best guess of the cost model first."""
+        problem, _ = convolution_problem(region, target)
+        bindings = {name: opt for name, (_, opt, _) in region.ranges.items()}
+        return [b.as_config() for b in candidate_amx_blockings(problem, target, bindings)]
+
+    def build(self, region: Region, config: Config, target: Target) -> Kernel:
+        """Return the kernel of one blocking."""
+        problem, matrices = convolution_problem(region, target)
+        printed = print_amx(problem, AmxBlocking.of(config))
+        packed = [*problem.epilogue.arrays]
+        packed.append(pack_tiles(matrices, printed.steps, printed.columns, problem.kind))
+        if problem.bias_pointer is not None and problem.epilogue.bias is not None:
+            packed.append(pack_columns(problem.epilogue.bias, printed.columns))
+        isa = (*problem.unit.isa, *FEATURES)
+        return Kernel(printed.source, printed.items, tuple(packed), printed.scratch_bytes, isa)

@@ -1,0 +1,68 @@
+"""Matrix products of bf16 by constant weights on AMX tiles; see codegen/amx.py for the kernel.
+
+Rows may be dynamic: tiles then have the most even number of rows that the extent at run time
+allows. Few rows (a classifier at batch 1) are bound by the streaming of weights, as elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from planish.backends.cpu.codegen.amx import print_amx
+from planish.backends.cpu.codegen.amx_blocking import candidate_amx_blockings
+from planish.backends.cpu.codegen.amx_plan import AmxBlocking, pack_tiles
+from planish.backends.cpu.codegen.packing import pack_columns
+from planish.backends.cpu.tactics.amx_convolution import FEATURES, refuse_steps, refuse_target
+from planish.backends.cpu.tactics.matmul import _problem as product_problem
+from planish.backends.cpu.tactics.matmul import _read as read_product
+from planish.errors import TacticError
+from planish.ir.dtypes import BF16
+from planish.tactics.tactic import YES, Config, Kernel, Region, Support, Tactic, no
+from planish.tactics.target import Target
+
+
+class AmxMatMul(Tactic):
+    """Matrix product of bf16 rows by constant bf16 weights on AMX tiles."""
+
+    name: ClassVar[str] = "amx_matmul"
+    rank: ClassVar[int] = 5
+
+    def supports(self, region: Region, target: Target) -> Support:
+        """Accept a bf16 left operand with contiguous rows and constant bf16 weights."""
+        reason = refuse_target(target)
+        if reason is not None:
+            return no(reason)
+        product = read_product(region)
+        if isinstance(product, str):
+            return no(product)
+        left, right = product.left, product.right
+        if left.array is not None or right.array is None:
+            return no("the right operand is not a constant")
+        if left.dtype is not BF16 or right.dtype is not BF16:
+            return no("the operands are not bf16")
+        reason = refuse_steps(product_problem(region, target)[0])
+        return YES if reason is None else no(reason)
+
+    def configs(self, region: Region, target: Target) -> list[Config]:
+        """Return blockings, the best guess of the cost model first."""
+        problem, _ = product_problem(region, target)
+        bindings = {name: opt for name, (_, opt, _) in region.ranges.items()}
+        return [b.as_config() for b in candidate_amx_blockings(problem, target, bindings)]
+
+    def build(self, region: Region, config: Config, target: Target) -> Kernel:
+        """Return the kernel of one blocking."""
+        problem, constants = product_problem(region, target)
+        weights = constants.right
+        if weights is None:
+            raise TacticError("amx_matmul needs constant weights", where=region.name)
+        printed = print_amx(problem, AmxBlocking.of(config))
+        packed = [*problem.epilogue.arrays]
+        packed.append(pack_tiles(weights, printed.steps, printed.columns, problem.kind))
+        if problem.bias_pointer is not None and problem.epilogue.bias is not None:
+            bias = problem.epilogue.bias
+            bias = np.broadcast_to(bias, (len(weights), len(bias)))
+            packed.append(pack_columns(bias, printed.columns))
+        isa = (*problem.unit.isa, *FEATURES)
+        return Kernel(printed.source, printed.items, tuple(packed), printed.scratch_bytes, isa)
