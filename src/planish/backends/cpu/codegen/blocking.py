@@ -35,7 +35,8 @@ WIDE_SHAPES = (
 NARROW_SHAPES = ((6, 2), (4, 3), (5, 2), (12, 1), (3, 3), (2, 4), (1, 6))
 TILE_CYCLES = 30.0  # call, address arithmetic, first loads
 CELL_CYCLES = 1.2  # start and finish of one accumulator
-DYNAMIC_ROWS = 128  # rows to assume for an extent without a range
+L2_LOAD_CYCLES = 0.1  # what a load of weights costs beyond its slot when a panel exceeds L1
+L1_BYTES = 32 << 10
 SHAPES_TRIED = 4
 ITEM_CYCLES = 40_000  # items shorter than this are not worth handing out
 
@@ -83,6 +84,8 @@ def _cycles(problem: Problem, tiling: Tiling, vectors: int, bindings: dict[str, 
     """Return the modelled cycles of one plane."""
     columns = problem.column_split(vectors, bindings)
     steps = extent_at(problem.depth, bindings) / problem.kind.group
+    panel = steps * columns.vectors * problem.unit.lanes * 4
+    far = L2_LOAD_CYCLES if panel > L1_BYTES else 0.0
     total = 0.0
     for count, height, width in _tile_counts(tiling, bindings):
         for panels, wide in (
@@ -96,6 +99,7 @@ def _cycles(problem: Problem, tiling: Tiling, vectors: int, bindings: dict[str, 
             step = max(cells / 2, (height * width + wide) / 2, 4.0 / chains)
             # many rows at the same cache set evict each other
             step *= 1.04 if height * width > 12 else 1.0
+            step += far * wide
             total += count * panels * (steps * step + TILE_CYCLES + CELL_CYCLES * cells)
     return total
 
