@@ -28,6 +28,8 @@ class ExecutionContext:
         int64 values of the plan's symbols.
     call : Call
         The arguments of native code, filled in except for the segment.
+    placed : dict
+        What the executor knows about external steps at the present shapes.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class ExecutionContext:
         self.outputs = (ctypes.c_void_p * max(len(plan.outputs), 1))()
         self.dims = np.zeros(max(len(plan.symbols), 1), dtype=np.int64)
         self.binding: BoundShapes | None = None
+        self.placed: dict[int, Any] = {}
         self._symbols = plan.symbols
         self._habits = np.zeros(max(habit_bytes, 1), dtype=np.uint8)
         self._keep_alive = (memory, weights)
@@ -68,4 +71,5 @@ class ExecutionContext:
         for index, name in enumerate(self._symbols):
             self.dims[index] = binding.symbols.get(name, 0)
         self._habits[:] = 0
+        self.placed.clear()
         self.binding = binding

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from planish.errors import PlanError
-from planish.ir.dtypes import STRING, dtype_by_name
+from planish.ir.dtypes import dtype_by_name
 from planish.ir.shape import evaluate
 from planish.plan.plan import Binding, HaloFill, Operand, Plan, Step
 from planish.runtime.context import ExecutionContext
@@ -230,25 +230,39 @@ class Executor:
         outputs: list[Array | None],
     ) -> None:
         step = self._plan.steps[index]
-        symbols = BoundShapes(self._symbols(context), ())
         spaces = _Spaces(inputs, outputs, context.arena, self._weights)
-        if not all(spaces.flag(binding, symbols) == value for binding, value in step.guard):
+        if step.guard and not self._guard_holds(step, context, spaces):
             return
-        for fill in step.fills:
-            _zero_halo(fill, spaces, symbols)
+        placed = context.placed.get(index)
+        if placed is None:
+            placed = _Placed(step, spaces, BoundShapes(self._symbols(context), ()))
+            if _stays(step):
+                context.placed[index] = placed
+        for memory in placed.halo:
+            memory.fill(0)
+        views = placed.views(spaces)
         count = len(step.operands) - step.outputs
-        views = [
-            spaces.view(binding, operand, symbols)
-            for binding, operand in zip(step.bindings, step.operands, strict=False)
-        ]
-        missing = [view is None for view in views[:count]]
-        if any(missing):
-            raise PlanError("an input's extents depend on data", where=f"step {step.name}")
         given = [view for view in views[:count] if view is not None]
+        if len(given) < count:
+            raise PlanError("an input's extents depend on data", where=f"step {step.name}")
         results = self._runners[index](given, views[count:])
-        for binding, view, result in zip(
-            step.bindings[count : len(step.operands)], views[count:], results, strict=True
-        ):
+        if any(view is None for view in views[count:]):
+            self._take_results(step, results, views[count:], outputs)
+
+    def _guard_holds(self, step: Step, context: ExecutionContext, spaces: _Spaces) -> bool:
+        symbols = BoundShapes(self._symbols(context), ())
+        return all(spaces.flag(binding, symbols) == value for binding, value in step.guard)
+
+    def _take_results(
+        self,
+        step: Step,
+        results: Sequence[Array],
+        views: Sequence[Array | None],
+        outputs: list[Array | None],
+    ) -> None:
+        """Keep the arrays that a runner made because only the data decides their extents."""
+        bindings = step.bindings[len(step.operands) - step.outputs : len(step.operands)]
+        for binding, view, result in zip(bindings, views, results, strict=True):
             if view is not None:
                 continue
             if binding.space != "output":
@@ -274,20 +288,14 @@ class _Spaces:
         self._inputs, self._outputs = inputs, outputs
         self._arena, self._weights = arena, weights
 
-    def view(self, binding: Binding, operand: Operand, symbols: BoundShapes) -> Array | None:
-        """Return the operand as an array over its memory; None when its extents are not known."""
-        shape, strides = symbols.sizes(operand.shape), symbols.sizes(operand.strides)
-        offset = symbols.sizes((binding.offset,))
-        dtype = dtype_by_name(operand.dtype)
-        if shape is None or strides is None or offset is None:
-            return None
-        if dtype is STRING:  # objects have no bytes: they pass as whole inputs and outputs
+    def view(self, binding: Binding, span: _Span) -> Array | None:
+        """Return an operand as an array over its memory; None where that is still to be made."""
+        if span.dtype.hasobject:  # objects have no bytes: they pass as whole inputs and outputs
             return self._inputs[binding.index] if binding.space == "input" else None
         memory = self._bytes(binding)
         if memory is None:
             return None
-        byte_strides = tuple(stride * dtype.itemsize for stride in strides)
-        return np.ndarray(shape, dtype.numpy, memory, offset[0], byte_strides)
+        return np.ndarray(span.shape, span.dtype, memory, span.offset, span.strides)
 
     def flag(self, binding: Binding, symbols: BoundShapes) -> bool:
         """Return the boolean at an address."""
@@ -312,12 +320,73 @@ class _Spaces:
         return None if array is None else array.reshape(-1).view(np.uint8)
 
 
-def _zero_halo(fill: HaloFill, spaces: _Spaces, symbols: BoundShapes) -> None:
+@dataclass(frozen=True)
+class _Span:
+    """Extents, type, offset and strides (in bytes) of an operand, without symbols."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    offset: int
+    strides: tuple[int, ...]
+
+
+def _span(binding: Binding, operand: Operand, symbols: BoundShapes) -> _Span | None:
+    """Return where an operand lies; None when its extents are not known."""
+    shape, strides = symbols.sizes(operand.shape), symbols.sizes(operand.strides)
+    offset = symbols.sizes((binding.offset,))
+    dtype = dtype_by_name(operand.dtype)
+    if shape is None or strides is None or offset is None:
+        return None
+    return _Span(shape, dtype.numpy, offset[0], tuple(n * dtype.itemsize for n in strides))
+
+
+class _Placed:
+    """An external step's operands and halos for one context and set of shapes.
+
+    Views of the arena and the weights are made once; those of the caller's arrays every time.
+
+    Attributes
+    ----------
+    halo : list of array
+        Views of the memory to zero before the step.
+    """
+
+    def __init__(self, step: Step, spaces: _Spaces, symbols: BoundShapes) -> None:
+        self.halo = [part for fill in step.fills for part in _halo_parts(fill, spaces, symbols)]
+        self._views: list[Array | None] = []
+        self._callers: list[tuple[int, Binding, _Span]] = []
+        for binding, operand in zip(step.bindings, step.operands, strict=False):
+            span = _span(binding, operand, symbols)
+            outside = binding.space in ("input", "output")
+            if span is not None and outside:
+                self._callers.append((len(self._views), binding, span))
+            self._views.append(None if span is None or outside else spaces.view(binding, span))
+
+    def views(self, spaces: _Spaces) -> list[Array | None]:
+        """Return a view of every operand; None where only the data decides the extents."""
+        if not self._callers:
+            return self._views
+        views = list(self._views)
+        for position, binding, span in self._callers:
+            views[position] = spaces.view(binding, span)
+        return views
+
+
+def _stays(step: Step) -> bool:
+    """Whether halos and arena operands lie at one address in all inferences of a context."""
+    inside = all(fill.binding.space == "arena" for fill in step.fills)
+    return inside and step.loop is None  # a loop's symbols change with every iteration
+
+
+def _halo_parts(fill: HaloFill, spaces: _Spaces, symbols: BoundShapes) -> list[Array]:
+    """Return the parts of a buffer that hold zeros around its value."""
     sizes = symbols.sizes(fill.sizes)
     if sizes is None:
         raise PlanError("a halo's extents depend on data")
     memory = spaces.bytes_at(fill.binding, (*sizes, fill.itemsize), symbols)
+    parts = []
     for axis, (before, after) in enumerate(fill.halo):
         lead = (slice(None),) * axis
-        memory[(*lead, slice(0, before))] = 0
-        memory[(*lead, slice(sizes[axis] - after, sizes[axis]))] = 0
+        parts.append(memory[(*lead, slice(0, before))])
+        parts.append(memory[(*lead, slice(sizes[axis] - after, sizes[axis]))])
+    return [part for part in parts if part.size]

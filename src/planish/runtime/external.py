@@ -53,7 +53,7 @@ Factory = Callable[[ExternalRequest], Runner]
 
 MODULES = {
     "reference": "planish.backends.reference.runner",
-    "onednn": "planish.backends.cpu.onednn",
+    "onednn": "planish.backends.cpu.onednn.kernel",
 }
 
 _factories: dict[str, Factory] = {}
