@@ -564,3 +564,67 @@ PLANISH_INLINE int64_t planish_first_tap(int64_t start, int64_t dilation, int64_
 PLANISH_INLINE int64_t planish_last_tap(int64_t start, int64_t dilation, int64_t taps, int64_t high) {
     return start >= high ? 0 : planish_min_i64(taps, (high - start + dilation - 1) / dilation);
 }
+
+/* ---- small matrix products ------------------------------------------------------------------- */
+
+/* y[r][c] += sum over k of x[r][k] * w[k][c], w packed in panels of 64 columns: [n / 64][k][64].
+ * A panel streams through once for up to four rows, whose sums stay in registers; n is a multiple
+ * of 64. For recurrent layers, where rows are few and w comes from L2. */
+typedef float planish_f32x16 __attribute__((vector_size(64), aligned(4), may_alias));
+#define PLANISH_PANEL 64
+
+#define PLANISH_LOAD16(p) (*(const planish_f32x16 *)(p))
+#define PLANISH_STORE16(p, v) (*(planish_f32x16 *)(p) = (v))
+#define PLANISH_STEP4(a0, a1, a2, a3, s, w)                                            \
+    a0 += (s) * PLANISH_LOAD16(w), a1 += (s) * PLANISH_LOAD16((w) + 16),               \
+    a2 += (s) * PLANISH_LOAD16((w) + 32), a3 += (s) * PLANISH_LOAD16((w) + 48)
+
+PLANISH_INLINE void planish_panel_row(const float *x, const float *w, int64_t depth, float *y) {
+    planish_f32x16 a0 = PLANISH_LOAD16(y), a1 = PLANISH_LOAD16(y + 16);
+    planish_f32x16 a2 = PLANISH_LOAD16(y + 32), a3 = PLANISH_LOAD16(y + 48);
+    planish_f32x16 b0 = {0}, b1 = {0}, b2 = {0}, b3 = {0};
+    int64_t k = 0;
+    for (; k + 2 <= depth; k += 2) {
+        PLANISH_STEP4(a0, a1, a2, a3, x[k], w + k * 64);
+        PLANISH_STEP4(b0, b1, b2, b3, x[k + 1], w + k * 64 + 64);
+    }
+    if (k < depth) PLANISH_STEP4(a0, a1, a2, a3, x[k], w + k * 64);
+    PLANISH_STORE16(y, a0 + b0);
+    PLANISH_STORE16(y + 16, a1 + b1);
+    PLANISH_STORE16(y + 32, a2 + b2);
+    PLANISH_STORE16(y + 48, a3 + b3);
+}
+
+#define PLANISH_ROW(r)                                                                          \
+    planish_f32x16 a##r = PLANISH_LOAD16(y + r * yp), b##r = PLANISH_LOAD16(y + r * yp + 16),   \
+                   c##r = PLANISH_LOAD16(y + r * yp + 32), e##r = PLANISH_LOAD16(y + r * yp + 48)
+#define PLANISH_ROW_STEP(r)                                                                     \
+    a##r += x[r * xp + k] * w0, b##r += x[r * xp + k] * w1, c##r += x[r * xp + k] * w2,         \
+    e##r += x[r * xp + k] * w3
+#define PLANISH_ROW_END(r)                                                                      \
+    PLANISH_STORE16(y + r * yp, a##r), PLANISH_STORE16(y + r * yp + 16, b##r),                  \
+    PLANISH_STORE16(y + r * yp + 32, c##r), PLANISH_STORE16(y + r * yp + 48, e##r)
+
+PLANISH_INLINE void planish_panel_four_rows(const float *x, int64_t xp, const float *w,
+                                            int64_t depth, float *y, int64_t yp) {
+    PLANISH_ROW(0); PLANISH_ROW(1); PLANISH_ROW(2); PLANISH_ROW(3);
+    for (int64_t k = 0; k < depth; ++k) {
+        const planish_f32x16 w0 = PLANISH_LOAD16(w + k * 64), w1 = PLANISH_LOAD16(w + k * 64 + 16);
+        const planish_f32x16 w2 = PLANISH_LOAD16(w + k * 64 + 32);
+        const planish_f32x16 w3 = PLANISH_LOAD16(w + k * 64 + 48);
+        PLANISH_ROW_STEP(0); PLANISH_ROW_STEP(1); PLANISH_ROW_STEP(2); PLANISH_ROW_STEP(3);
+    }
+    PLANISH_ROW_END(0); PLANISH_ROW_END(1); PLANISH_ROW_END(2); PLANISH_ROW_END(3);
+}
+
+static __attribute__((unused, noinline)) void planish_rows_times_panels(
+    const float *restrict x, int64_t xp, const float *restrict w, int64_t depth, int64_t n,
+    float *restrict y, int64_t yp, int64_t rows) {
+    for (int64_t c = 0; c < n; c += PLANISH_PANEL) {
+        const float *panel = w + c * depth;
+        int64_t r = 0;
+        for (; r + 4 <= rows; r += 4)
+            planish_panel_four_rows(x + r * xp, xp, panel, depth, y + r * yp + c, yp);
+        for (; r < rows; ++r) planish_panel_row(x + r * xp, panel, depth, y + r * yp + c);
+    }
+}
