@@ -90,7 +90,7 @@ def test_text_as_model(tmp_path: Path) -> None:
 
 def test_engine_as_model(tmp_path: Path, digits_plan: Path) -> None:
     code, message, left = build_by_command(digits_plan)
-    assert code == 2 and left == []
+    assert (code, left) == (2, [])
     assert "is an engine already" in message
 
 
@@ -170,7 +170,8 @@ def test_output_that_cannot_be_written_is_found_before_the_build(tmp_path: Path)
         # the model does not exist either: the path is what is complained about, so it came first
         result = CliRunner().invoke(app, ["build", str(tmp_path / "no.onnx"), "-o", str(path)])
         assert result.exit_code == 2
-        assert "cannot write" in result.stderr and str(path) in result.stderr
+        assert "cannot write" in result.stderr
+        assert str(path) in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 
 
@@ -413,9 +414,7 @@ def test_engine_of_another_format_version(
     assert "upgrade planish" in str(caught.value)
 
 
-def test_engine_for_another_processor(
-    digits_plan: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_engine_for_another_processor(digits_plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("planish.runtime.engine.usable_features", lambda: frozenset({"sse4_2"}))
     result = CliRunner().invoke(app, ["run", str(digits_plan)])
     assert result.exit_code == 2

@@ -11,9 +11,7 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-FOLDER = (
-    Path(os.environ.get("PLANISH_SHARED") or Path(__file__).parents[3] / "shared") / "models"
-)
+FOLDER = Path(os.environ.get("PLANISH_SHARED") or Path(__file__).parents[3] / "shared") / "models"
 SUFFIXES = (".io.npz", ".ort_io.npz")
 ABSENT = f"there are no models with recorded outputs in {FOLDER} (set PLANISH_SHARED)"
 

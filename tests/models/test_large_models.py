@@ -28,8 +28,12 @@ def test_more_than_2_gb_of_weights(tmp_path: Path) -> None:
     with (tmp_path / "m.data").open("wb") as file:
         file.truncate(count * size)
         for index in range(count):
-            tensor = TensorProto(name=f"w{index}", data_type=TensorProto.FLOAT,
-                                 dims=[rows, columns], data_location=TensorProto.EXTERNAL)  # fmt: skip
+            tensor = TensorProto(
+                name=f"w{index}",
+                data_type=TensorProto.FLOAT,
+                dims=[rows, columns],
+                data_location=TensorProto.EXTERNAL,
+            )
             for key, value in (("location", "m.data"), ("offset", index * size), ("length", size)):
                 tensor.external_data.add(key=key, value=str(value))
             tensors.append(tensor)

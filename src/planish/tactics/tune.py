@@ -50,6 +50,7 @@ def tune(
     for group in groups:
         for label, microseconds in group.times.items():
             cache.record(group.key, label, microseconds)
+    apply_cache(groups, cache)  # rounded as in the file: a build from the cache decides the same
     if path is not None:
         cache.save(path)
     return "measure" if clock.tuning_time_left() > 0 else "measure (until time was up)"
