@@ -348,6 +348,8 @@ def inner_loop(
 ) -> list[str]:
     """Return the vectorised loop over axis `inner`, all other indices being defined."""
     lines = _zero_indices(nest, () if unrolled is None else (unrolled,))
+    nest, hoisted = hoist_terms(writer, nest, {inner, unrolled})
+    lines += hoisted
     if unrolled is None:
         long = writer.size(nest.extents[inner]) >= NARROW_LIMIT
         stores, narrow = split_narrow(writer, nest.stores, inner if long else None)
@@ -360,6 +362,29 @@ def inner_loop(
         body += block("", [index, *body_lines(writer, nest)])
     header = f"for (int64_t i{inner} = {low}; i{inner} < {high}; ++i{inner})"
     return [*lines, "#pragma GCC ivdep", *block(header, body)]
+
+
+def hoist_terms(
+    writer: KernelWriter, nest: Nest, varying: set[int | None]
+) -> tuple[Nest, list[str]]:
+    """Give names to the terms that do not change with the `varying` axes; return declarations."""
+    names: dict[str, str] = {}
+
+    def hoist(access: Access) -> Access:
+        terms = []
+        for term in access.terms:
+            if term.axes & varying:
+                terms.append(term)
+                continue
+            if term.text not in names:
+                names[term.text] = writer.fresh("base")
+            terms.append(Term(names[term.text], frozenset()))
+        return replace(access, terms=tuple(terms))
+
+    loads = tuple((name, hoist(access)) for name, access in nest.loads)
+    stores = tuple((hoist(access), expression) for access, expression in nest.stores)
+    lines = [f"const int64_t {name} = {text};" for text, name in names.items()]
+    return replace(nest, loads=loads, stores=stores), lines
 
 
 @dataclass(frozen=True)
