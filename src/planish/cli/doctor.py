@@ -139,7 +139,7 @@ def _compiler() -> Finding:
     try:
         compiler = find_compiler()
         compile_source(TRIAL, compile_flags(detect().features), timeout=60, compiler=compiler)
-    except CompileError as error:
+    except (CompileError, ConfigError) as error:
         fix = error.fix or 'pip install "planish[cpu]"'
         return Finding("C compiler", False, error.what, fix, essential=True)
     detail = f"{' '.join(compiler.command)}: {compiler.version}"

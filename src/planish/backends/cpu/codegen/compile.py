@@ -119,7 +119,7 @@ def compile_source(
         Path(folder, "engine.c").write_text(source)
         command = (*compiler.command, *options, "engine.c", "-o", "engine.so", "-lm")
         _run(command, folder, source, timeout or DEFAULT_TIMEOUT)
-        built = Path(folder, "engine.so").read_bytes()
+        built = _object_in(folder, compiler)
     _write_cache(cached, built)
     return built
 
@@ -160,6 +160,17 @@ def _probe(command: tuple[str, ...]) -> Compiler | None:
     if "ziglang" in command or Path(command[0]).name == "zig":
         return Compiler(command, "zig", lines[0])
     return Compiler(command, "clang" if "clang" in lines[0] else "gcc", lines[0])
+
+
+def _object_in(folder: str, compiler: Compiler) -> bytes:
+    path = Path(folder, "engine.so")
+    if path.is_file():
+        return path.read_bytes()
+    raise CompileError(
+        f"{' '.join(compiler.command)} ended without an error but wrote no object: it is no C "
+        "compiler",
+        fix=f"unset CC, or {_INSTALL}",
+    )
 
 
 def _run(command: Sequence[str], folder: str, source: str, timeout: float) -> None:

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+import planish
+from tests import small_models
+from tests.cli.command import call, call_json
+from tests.conftest import DIGITS
+
+
+def test_builds_beside_the_model_by_default(tmp_path: Path) -> None:
+    model = tmp_path / "digits.onnx"
+    model.write_bytes(DIGITS.read_bytes())
+    text = call("build", model, "--tune", "off")
+    assert f"wrote {tmp_path / 'digits.plan'}" in text
+    assert "layers before and after each kind of fusion" in text
+    engine = planish.load(tmp_path / "digits.plan")
+    assert engine(np.zeros((1, 1, 8, 8), np.float32)).shape == (1, 10)
+
+
+def test_json_and_options(tmp_path: Path) -> None:
+    onnx.save(small_models.transformer(), tmp_path / "t.onnx")
+    path = tmp_path / "t.plan"
+    data = call_json(
+        "build", tmp_path / "t.onnx", "-o", path, "--tune", "off", "--precision", "bf16",
+        "--profile", "ids=1x4:2x8:3x16", "--threads", "1", "--workspace-limit", "100000000",
+    )  # fmt: skip
+    assert data["engine"] == str(path)
+    assert data["bytes"] == path.stat().st_size
+    assert data["report"]["precision"] == "bf16"
+    engine = planish.load(path)
+    assert engine.ranges == {"N": (1, 2, 3), "S": (4, 8, 16)}
+    assert engine.threads == 1
+
+
+def test_reports(tmp_path: Path) -> None:
+    path = tmp_path / "x.plan"
+    for name, start in (("r.html", "<!doctype html>"), ("r.json", "{"), ("r.txt", "digits.onnx: ")):
+        call("build", DIGITS, "-o", path, "--tune", "off", "--report", tmp_path / name)
+        assert (tmp_path / name).read_text().startswith(start)
+    assert json.loads((tmp_path / "r.json").read_text())["tuned"] == "off"
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "r.html",
+        "r.json",
+        "r.txt",
+        "x.plan",
+    ]
+
+
+def test_tuning_with_a_cache(tmp_path: Path) -> None:
+    cache, path = tmp_path / "timing.json", tmp_path / "x.plan"
+    options = ("-o", path, "--timing-cache", cache, "--time-budget", "3")
+    data = call_json("build", DIGITS, *options)
+    assert data["report"]["tuned"].startswith("measure")
+    assert json.loads(cache.read_text())["entries"]
+    data = call_json("build", DIGITS, *options, "--tune", "cache")
+    assert data["report"]["tuned"] == "cache"
