@@ -68,5 +68,7 @@ def build(model: str | Path | bytes | onnx.ModelProto, config: BuildConfig | Non
         code = backend.assemble(plan, kernels, target) if kernels else None
         clock.tell(4, [code.source] if code else [])
 
-    report = make_report(model, imported, passes, choices, plan, target, config, clock, tuned)
+    report = make_report(
+        model, imported, graph.notes, passes, choices, plan, target, config, clock, tuned
+    )
     return Engine(EngineParts(plan, constants.memory(), code, to_text(graph), report.to_dict()))

@@ -21,6 +21,7 @@ from planish.tactics.target import Target
 def make_report(
     model: object,
     imported: int,
+    notes: Sequence[str],
     passes: Sequence[PassStatistics],
     choices: Mapping[Node, Choice],
     plan: Plan,
@@ -29,7 +30,10 @@ def make_report(
     clock: BuildClock,
     tuned: str,
 ) -> BuildReport:
-    """Return the report of a finished build."""
+    """Return the report of a finished build.
+
+    `imported` is the number of nodes of the model, `notes` what the importer has to say about it.
+    """
     return BuildReport(
         model=Path(model).name if isinstance(model, str | Path) else "model",
         target={"device": target.device, "threads": target.threads,
@@ -40,7 +44,7 @@ def make_report(
                      for s in passes),
         layers=tuple(_layer(choice) for choice in choices.values()),
         memory=asdict(plan.memory),
-        warnings=_fallbacks(choices),
+        warnings=(*notes, *_fallbacks(choices)),
         nodes_imported=imported,
         tuned=tuned,
     )  # fmt: skip

@@ -30,6 +30,7 @@ ONE_STEP = {
     "DynamicQuantizeLinear",
     *(name for name in OPS if name.startswith("com.microsoft.Q")),
 }
+NEVER_COMPUTES = {"planish.Refuse"}
 # (operator, sample name): why no independent implementation takes this case.
 NO_ORACLE: dict[tuple[str, str], str] = {}
 
@@ -120,6 +121,8 @@ def test_operator_is_complete(name: str) -> None:
     op = OPS[name]
     assert not inspect.isabstract(op), f"{name} lacks {sorted(op.__abstractmethods__)}"
     samples = op.samples()
+    if name in NEVER_COMPUTES:
+        return
     assert samples, f"{name} has no sample"
     node = node_of(op, samples[0])
     for value, each in zip(node.outputs, infer(node), strict=False):

@@ -23,6 +23,7 @@ from planish.importers.onnx_attributes import (
     constant_array,
     schema_of,
 )
+from planish.importers.onnx_branches import refuse_branches, taken_branch
 from planish.importers.onnx_file import OnnxModel, open_model
 from planish.importers.onnx_functions import (
     MAX_CALL_DEPTH,
@@ -43,7 +44,6 @@ from planish.ir.graph import OPSET, Graph, Value
 from planish.ir.rewrite import discard
 from planish.ir.shape import Shape
 from planish.ir.source import Source
-from planish.ops.content import contents
 from planish.ops.op import OPS
 
 
@@ -109,7 +109,7 @@ class _Importer:
     def __init__(self, model: OnnxModel, functions: FunctionTable) -> None:
         self._model = model
         self._functions = functions
-        self._invalid: onnx.GraphProto | None = None  # the subgraph that was refused last
+        self._refusals: list[str] = []  # branches that the shapes do not fit, for the user
 
     # -- graphs ----------------------------------------------------------------------------------
 
@@ -124,6 +124,7 @@ class _Importer:
         else:
             apply_profiles(graph, profiles)
         self._body(proto, context)
+        graph.notes += self._refusals
         return graph
 
     def _context(self, proto: onnx.GraphProto, scope: _Scope, opsets: dict[str, int]) -> _Context:
@@ -213,7 +214,6 @@ class _Importer:
         try:
             self._body(proto, inner)
         except ShapeError:
-            self._invalid = proto
             for node in reversed(graph):
                 discard(node, graph)  # what was built of it reads nothing
             raise
@@ -255,7 +255,7 @@ class _Importer:
         if proto.op_type == "Constant" and proto.domain in ("", "ai.onnx"):
             self._constant(proto, context, where)
             return
-        branch = _taken_branch(proto, values)
+        branch = taken_branch(proto, values)
         if branch is not None:
             self._bind(proto, self._inlined(branch, context, name), context)
             return
@@ -267,18 +267,7 @@ class _Importer:
         schema = schema_of(proto.op_type, _domain(proto), version_of(proto, context.opsets))
         if schema is not None:
             check_against_schema(proto, schema, values, where)
-        try:
-            node = self._onnx_node(proto, values, context, where)
-        except ShapeError as error:
-            branch = _other_branch(proto, self._invalid)
-            if branch is None:
-                raise
-            context.emitter.graph.notes.append(
-                f"{where}: one branch cannot run with these shapes ({error.what}), "
-                "so that the other one is always taken"
-            )
-            self._bind(proto, self._inlined(branch, context, name), context)
-            return
+        node = self._onnx_node(proto, values, context, where)
         result = upgraded(node, context.emitter)
         if isinstance(result, OnnxNode):
             if result.op not in OPS:
@@ -297,12 +286,26 @@ class _Importer:
     ) -> OnnxNode:
         op = graph_name(proto.domain, proto.op_type)
         outputs = _needed_outputs(proto, context)
-        reader = AttributeReader(
-            self._model.tensors,
-            context.bound,
-            lambda graph: self._subgraph(graph, context, _body_types(proto, values)),
-        )
+        source = Source("onnx", (context.prefix + node_name(proto),))
+        refused: dict[Graph, ShapeError] = {}
+
+        def subgraph(graph: onnx.GraphProto) -> Graph:
+            before = len(self._refusals)
+            try:
+                return self._subgraph(graph, context, _body_types(proto, values))
+            except ShapeError as error:
+                if op != "If":
+                    raise
+                del self._refusals[before:]
+                branch = Graph(graph.name)
+                refused[branch] = error
+                return branch
+
+        reader = AttributeReader(self._model.tensors, context.bound, subgraph)
         attributes = reader.read(proto.attribute, where)
+        if refused:
+            condition = values[0] if values else None
+            self._refusals += refuse_branches(attributes, refused, condition, source)
         if op == "Cast" and "to" in attributes:
             attributes["to"] = element_type(int(attributes["to"]), where)
         standard = "." not in op
@@ -313,7 +316,7 @@ class _Importer:
             outputs=len(outputs),
             read=tuple(name in context.read for name in outputs),
             opset=context.opsets[""] if standard and not _domain(proto) else OPSET,
-            source=Source("onnx", (context.prefix + node_name(proto),)),
+            source=source,
         )
 
     def _constant(self, proto: onnx.NodeProto, context: _Context, where: str) -> None:
@@ -401,26 +404,6 @@ class _Importer:
             if value.producer is not None and value.producer.graph is context.emitter.graph:
                 value.name = context.label(name)
             context.scope.bind(name, value)
-
-
-def _taken_branch(proto: onnx.NodeProto, values: Sequence[Value | None]) -> onnx.GraphProto | None:
-    """Return the branch that an If takes when its condition is known from shapes or constants."""
-    if proto.op_type != "If" or _domain(proto) or not values:
-        return None
-    known = contents(values[0])
-    if known is None or len(known) != 1 or not isinstance(known[0], int):
-        return None
-    wanted = "then_branch" if known[0] else "else_branch"
-    return next((a.g for a in proto.attribute if a.name == wanted), None)
-
-
-def _other_branch(proto: onnx.NodeProto, invalid: onnx.GraphProto | None) -> onnx.GraphProto | None:
-    """Return the branch of an If that is not the `invalid` one."""
-    if proto.op_type != "If" or _domain(proto) or invalid is None:
-        return None
-    branches = [a.g for a in proto.attribute if a.name in ("then_branch", "else_branch")]
-    others = [branch for branch in branches if branch != invalid]
-    return others[0] if len(branches) == 2 and len(others) == 1 else None
 
 
 def _body_types(

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from planish.errors import GraphError, ShapeError
+from planish.errors import GraphError, InputError, ShapeError
 from planish.ir.declarations import REQUIRED
 from planish.ir.dtypes import BOOL, F32, I64
 from planish.ir.graph import Graph, Node, Value
@@ -82,6 +82,8 @@ class If(_ControlFlow):
         counts = [len(branch.outputs) for branch in branches]
         if counts[0] != counts[1]:
             raise ShapeError(f"branches have {counts[0]} and {counts[1]} outputs", where=str(node))
+        _follow_other_branch(*branches)
+        _follow_other_branch(*reversed(branches))
         found = []
         pairs = zip(branches[0].outputs, branches[1].outputs, strict=True)
         for index, (a, b) in enumerate(pairs):
@@ -110,6 +112,51 @@ class If(_ControlFlow):
             Sample((np.array(True),), attributes, name="then"),
             Sample((np.array(False),), attributes, name="else"),
         ]
+
+
+class Refuse(Op):
+    """Stand in for a branch that cannot run: raise InputError with `message` when it is reached.
+
+    It has no inputs, and any number of outputs, which are never computed. Their types are those
+    of the other branch's outputs, so that the If around them keeps its type.
+    """
+
+    name = "planish.Refuse"
+    attributes: ClassVar[Mapping[str, Any]] = {"message": REQUIRED, "where": None}
+    pure = False  # constant folding must not run it
+
+    @classmethod
+    def infer(cls, node: Node) -> list[Inferred]:
+        """Return the types that the outputs have: the If around sets them."""
+        return [Inferred(output.dtype, output.shape) for output in node.outputs]
+
+    @classmethod
+    def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
+        """Raise InputError."""
+        raise InputError(
+            attributes["message"],
+            where=attributes["where"],
+            fix="build another engine with a profile that fits this branch, or give inputs that "
+            "take the other one",
+        )
+
+    @classmethod
+    def cost(cls, node: Node) -> Cost:
+        """Return nothing: it never computes."""
+        return Cost(0, 0)
+
+    @classmethod
+    def samples(cls) -> list[Sample]:
+        """Return no cases: there is no result to compare."""
+        return []
+
+
+def _follow_other_branch(branch: Graph, other: Graph) -> None:
+    """Give the outputs of a `branch` that only refuses the types of the `other` branch's."""
+    pairs = zip(branch.outputs, other.outputs, strict=True)
+    for value, model in pairs:
+        if value.producer is not None and value.producer.op == Refuse.name:
+            value.dtype, value.shape = model.dtype, model.shape
 
 
 def _branch(name: str, array: Array) -> Graph:

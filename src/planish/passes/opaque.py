@@ -81,7 +81,8 @@ def wrap_nodes(graph: Graph, nodes: Sequence[Node], kind: str) -> Node:
         {"kind": kind, "body": body},
         merge_sources(node.source for node in nodes),
     )
-    for value in outputs:
+    for value, outer in zip(outputs, region.outputs, strict=True):
+        mapping[value].shape = outer.shape
         body.add_output(mapping[value])
     graph.insert_after(nodes[-1], region)
     _move_dependents(graph, nodes, region)

@@ -10,7 +10,7 @@ from planish.backends.cpu.codegen.compile import compile_source, find_compiler
 from planish.backends.cpu.codegen.driver import print_driver
 from planish.backends.cpu.device import compile_flags, detect
 from planish.backends.cpu.tactics import discover
-from planish.backends.reference.tactic import ReferenceTactic
+from planish.backends.reference.tactic import ReferenceTactic, RefuseTactic
 from planish.config import environment
 from planish.engine.parts import NativeCode
 from planish.plan.plan import Plan
@@ -27,7 +27,7 @@ class CpuBackend:
 
     def tactics(self) -> list[Tactic]:
         """Return the generated kernels, libraries, and the numpy reference."""
-        return [*discover(), ReferenceTactic()]
+        return [*discover(), RefuseTactic(), ReferenceTactic()]
 
     def assemble(
         self,
