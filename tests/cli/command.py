@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,12 +28,13 @@ def call_json(*arguments: object, code: int = 0) -> Any:
     return json.loads(call(*arguments, "--json", code=code))
 
 
-def start(*arguments: object, folder: Path) -> subprocess.Popen[str]:
-    """Start the command in a process of its own, its outputs piped."""
+def start(*arguments: object, folder: Path, **variables: str) -> subprocess.Popen[str]:
+    """Start the command in a process of its own, its outputs piped, with more variables set."""
     return subprocess.Popen(
         [sys.executable, "-m", "planish.cli.main", *map(str, arguments)],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, **variables},
     )

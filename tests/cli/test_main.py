@@ -121,8 +121,14 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path, digits_plan: Path) -> 
 
 def interrupted_build(folder: Path, times: int) -> tuple[int, str]:
     """Start a long tuning, press Ctrl-C so often, and return exit code and messages."""
-    process = start("build", DIGITS, "-o", "x.plan", "--time-budget", "500", folder=folder)
-    time.sleep(4)
+    process = start("build", DIGITS, "-o", "x.plan", "--time-budget", "500", folder=folder,
+                    PLANISH_DEBUG="1")  # fmt: skip
+    assert process.stderr is not None
+    said = ""
+    while "planish: tactics" not in said:  # tuning comes next
+        line = process.stderr.readline()
+        assert line, said
+        said += line
     for _ in range(times):
         process.send_signal(signal.SIGINT)
         time.sleep(0.1)
