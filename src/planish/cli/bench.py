@@ -27,15 +27,16 @@ from planish.cli.common import (
     guarded,
     is_engine,
     parse_profiles,
+    percentiles,
     read_inputs,
     table,
     writing,
 )
-from planish.cli.common import percentiles as percentiles_of
 from planish.cli.peers import Runner, make_peer
 from planish.config import BuildConfig
 from planish.engine.writer import check_writable
 from planish.errors import ConfigError
+from planish.runtime.profiler import Profile
 
 WARM_UP = 3
 ROUNDS = 10  # turns that every runtime has at least, when there is time
@@ -91,20 +92,29 @@ def bench_command(
     names = [name for name in against.split(",") if name]
     if names and source is None:
         raise ConfigError("--against needs the model as well", fix="add --model MODEL.onnx")
+    profiles = parse_profiles(profile)
     with _bound_to_cores(threads) as count:
         config = BuildConfig(
-            profiles=parse_profiles(profile), precision=precision, threads=count, tune=tune,
+            profiles=profiles, precision=precision, threads=count, tune=tune,
             time_budget=time_budget, timing_cache=timing_cache,
         )  # fmt: skip
         loaded = engine_of(engine, config)
         arrays = read_inputs(loaded, inputs, seed)
         runners: dict[str, Runner] = {"planish": loaded.run}
-        for name in names:
-            runners[name] = make_peer(name, source or engine, count, config.profiles)
+        runners |= {name: make_peer(name, source or engine, count, profiles) for name in names}
         times = measure(runners, arrays, seconds)
         profiled = loaded.profile(arrays) if regions or trace is not None else None
+    if profiled is not None and trace is not None:
+        with writing(trace, "trace") as file:
+            file.write(profiled.to_chrome_trace())
+    _show(times, count, profiled, as_json)
+
+
+def _show(
+    times: dict[str, list[float]], threads: int, profiled: Profile | None, as_json: bool
+) -> None:
     rows: list[dict[str, Any]] = [
-        {"runtime": name, "threads": count, **percentiles_of(each)} for name, each in times.items()
+        {"runtime": name, "threads": threads, **percentiles(each)} for name, each in times.items()
     ]
     for row in rows:
         row["ratio"] = round(row["median_ms"] / max(rows[0]["median_ms"], 1e-6), 3)
@@ -113,9 +123,6 @@ def bench_command(
     if profiled is not None:
         data["regions"] = [vars(region) for region in profiled.regions]
         text += "\n" + profiled.to_text().rstrip()
-    if profiled is not None and trace is not None:
-        with writing(trace, "trace") as file:
-            file.write(profiled.to_chrome_trace())
     emit(data, as_json, text)
 
 
