@@ -21,7 +21,6 @@ from planish.engine.writer import check_writable, write_engine
 from planish.errors import CompatibilityError, EngineFileError
 from planish.plan.weights import WeightPool
 from planish.runtime.engine import Engine, load
-from planish.runtime.memory import allocate
 from tests.runtime.engines import row_sums, row_sums_expected
 
 X = np.random.default_rng(0).standard_normal((7, 48)).astype(np.float32)
@@ -94,7 +93,7 @@ def test_every_flipped_bit_of_headers_and_manifest_is_noticed(path: Path, tmp_pa
         data[position] ^= 1 << position % 8
         damaged.write_bytes(data)
         with pytest.raises(EngineFileError):
-            read_engine(damaged, allocate)
+            read_engine(damaged)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -265,7 +264,7 @@ def test_large_weights_are_read_in_chunks(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("planish.engine.reader._THREADED_FROM", 1)
     path = tmp_path / "large.plan"
     write_engine(path, dataclasses.replace(row_sums(), weights=pool.memory()))
-    memory = read_engine(path, allocate).parts.weights
+    memory = read_engine(path).parts.weights
     for offset, array in zip(offsets, arrays, strict=True):
         np.testing.assert_array_equal(memory[offset : offset + array.nbytes].view("f4"), array)
     assert memory.nbytes == pool.bytes
@@ -273,4 +272,4 @@ def test_large_weights_are_read_in_chunks(tmp_path: Path, monkeypatch):
     data[data.index(np.float32(4).tobytes(), 600_000) + 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(EngineFileError, match="weights after byte"):
-        read_engine(path, allocate)
+        read_engine(path)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
+import threading
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -60,7 +62,6 @@ class EngineFile:
 
 def read_engine(
     path: str | Path,
-    allocate: Callable[[int], Array],
     check: Callable[[Mapping[str, Any]], None] = lambda manifest: None,
 ) -> EngineFile:
     """Read and check an engine file. Nothing in it is executed.
@@ -68,8 +69,6 @@ def read_engine(
     Parameters
     ----------
     path : path
-    allocate : callable
-        Returns a uint8 array of the given size: the memory that receives the weights.
     check : callable, optional
         Called with the manifest before anything large is read; may raise CompatibilityError.
 
@@ -82,9 +81,7 @@ def read_engine(
     path = Path(path)
     try:
         with path.open("rb") as file:
-            return _Reader(path, file.fileno(), os.fstat(file.fileno()).st_size).read(
-                allocate, check
-            )
+            return _Reader(path, file.fileno(), os.fstat(file.fileno()).st_size).read(check)
     except OSError as error:
         raise EngineFileError(
             f"cannot read the engine: {error.strerror or error}", where=str(path)
@@ -95,9 +92,7 @@ class _Reader:
     def __init__(self, path: Path, descriptor: int, size: int) -> None:
         self._path, self._descriptor, self._size = path, descriptor, size
 
-    def read(
-        self, allocate: Callable[[int], Array], check: Callable[[Mapping[str, Any]], None]
-    ) -> EngineFile:
+    def read(self, check: Callable[[Mapping[str, Any]], None]) -> EngineFile:
         placed = self._members()
         manifest = self._manifest(placed[MANIFEST])
         check_format(manifest.get("format"), FORMAT_VERSION, str(self._path))
@@ -112,7 +107,7 @@ class _Reader:
         report = self._json(texts[REPORT], REPORT)
         parts = EngineParts(
             plan=plan_from_json(texts[PLAN]),
-            weights=self._weights(placed[WEIGHTS], manifest["weights"], allocate),
+            weights=self._weights(placed[WEIGHTS], manifest["weights"]),
             kernels=kernels,
             graph_text=self._text(texts[GRAPH], GRAPH),
             report=report,
@@ -195,16 +190,15 @@ class _Reader:
             raise self._damaged(f"the contents of {name} do not match the manifest's digest")
         return data
 
-    def _weights(
-        self, one: Placed, facts: Mapping[str, Any], allocate: Callable[[int], Array]
-    ) -> Array:
-        """Read the weights into their final memory, checking each chunk while it is in cache."""
+    def _weights(self, one: Placed, facts: Mapping[str, Any]) -> Array:
+        """Return the weights as a read-only map of the file, after checking every chunk."""
         size, chunk = one.member.size, facts["chunk"]
-        memory = allocate(size)
-        view = memory.data
+        buffers = threading.local()  # small enough to stay in cache between read and checksum
 
         def is_sound(index: int) -> bool:
-            part = view[index * chunk : (index + 1) * chunk]
+            if not hasattr(buffers, "view"):
+                buffers.view = memoryview(bytearray(min(chunk, size)))
+            part = buffers.view[: min(chunk, size - index * chunk)]
             self._fill(part, one.offset + index * chunk)
             return bool(zlib.crc32(part) == facts["crc32"][index])
 
@@ -217,7 +211,10 @@ class _Reader:
         if not all(sound):
             at = sound.index(False) * chunk
             raise self._damaged(f"the weights after byte {at} do not match their checksum")
-        return memory
+        if size == 0:
+            return np.zeros(0, np.uint8)
+        whole = mmap.mmap(self._descriptor, self._size, access=mmap.ACCESS_READ)
+        return np.frombuffer(whole, np.uint8, size, one.offset)
 
     def _text(self, data: bytes, name: str) -> str:
         try:

@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from planish import __version__
 from planish.engine.container import Member, lay_out
 from planish.engine.parts import Array, EngineParts

@@ -29,7 +29,6 @@ from planish.report import BuildReport
 from planish.runtime.context import ExecutionContext
 from planish.runtime.cpu import usable_features
 from planish.runtime.executor import Executor
-from planish.runtime.memory import allocate
 from planish.runtime.native import NativeObject
 from planish.runtime.profiler import Profile, summarize
 from planish.runtime.shapes import BoundShapes, ShapeResolver
@@ -394,7 +393,7 @@ def load(
                 raise
             differs.append(error)
 
-    parts = read_engine(path, allocate, check).parts
+    parts = read_engine(path, check).parts
     if parts.kernels is not None and (differs or not allow_native_code):
         if rebuild is None:
             raise CompatibilityError(

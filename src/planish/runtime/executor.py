@@ -6,6 +6,7 @@ plan is cut around it; a loop around such a region is then run from Python too.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from planish.ir.dtypes import dtype_by_name
 from planish.ir.shape import evaluate
 from planish.plan.plan import Binding, HaloFill, Operand, Plan, Step
 from planish.runtime.context import ExecutionContext
-from planish.runtime.external import ExternalRequest, Runner, make_runner
+from planish.runtime.external import ExternalRequest, Runner, factory_of
+from planish.runtime.memory import resident
 from planish.runtime.native import NativeObject, pool_address
 from planish.runtime.shapes import BoundShapes
 
@@ -111,17 +113,33 @@ class Executor:
         self._weights = weights
         self._threads = threads
         self.segments = segments_of(plan)
-        self._runners: dict[int, Runner] = {
-            index: self._runner(step)
-            for index, step in enumerate(plan.steps)
-            if step.external is not None
-        }
-        if native is None and len(self._runners) < len(plan.steps):
+        self._runners: dict[int, Runner] = {}
+        self._settled = False
+        self._lock = threading.Lock()
+        if native is None and any(step.external is None for step in plan.steps):
             raise PlanError("the plan has native steps but no code came with it")
+        for kind, _ in plan.externals:
+            factory_of(kind)  # an engine that cannot run says so when it is loaded
 
     def create_context(self) -> ExecutionContext:
         """Return fresh memory for one inference at a time."""
+        with self._lock:
+            if not self._settled:
+                self._settle()
         return ExecutionContext(self._plan, self._native, self._weights, self._threads)
+
+    def _settle(self) -> None:
+        """Bring the weights into fast memory and make the external kernels, once.
+
+        It is not done when an engine is loaded: finding huge pages can take the system long.
+        """
+        self._weights = resident(self._weights)
+        self._runners = {
+            index: self._runner(step)
+            for index, step in enumerate(self._plan.steps)
+            if step.external is not None
+        }
+        self._settled = True
 
     def run(
         self, context: ExecutionContext, inputs: Sequence[Array], outputs: list[Array | None]
@@ -220,7 +238,7 @@ class Executor:
         request = ExternalRequest(
             parameters, tuple(constants), step.operands, step.outputs, self._threads
         )
-        return make_runner(kind, request)
+        return factory_of(kind)(request)
 
     def _run_external(
         self,

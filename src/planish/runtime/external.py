@@ -64,8 +64,8 @@ def register(kind: str, factory: Factory) -> None:
     _factories[kind] = factory
 
 
-def make_runner(kind: str, request: ExternalRequest) -> Runner:
-    """Return the runner of one external step.
+def factory_of(kind: str) -> Factory:
+    """Return the maker of runners for external kernels of `kind`.
 
     Raises
     ------
@@ -86,4 +86,4 @@ def make_runner(kind: str, request: ExternalRequest) -> Runner:
             f"the engine needs {kind!r} kernels, which this planish does not have",
             fix=f"build the engine again with this version; known kinds: {', '.join(MODULES)}",
         )
-    return _factories[kind](request)
+    return _factories[kind]

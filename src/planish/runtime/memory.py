@@ -39,6 +39,15 @@ def allocate(size: int) -> Array:
     return whole[start : start + size]
 
 
+def resident(array: Array) -> Array:
+    """Return bytes in memory of their own, in huge pages; an array that is so already as it is."""
+    if array.flags.writeable:
+        return array
+    memory = allocate(array.nbytes)
+    memory[:] = array
+    return memory
+
+
 def address_of(array: Array) -> int:
     """Return the address of an array's first element."""
     return int(array.__array_interface__["data"][0])
