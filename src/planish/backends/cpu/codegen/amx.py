@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 
 from planish.backends.cpu.codegen.amx_plan import (
     LANES,
-    TILE_ROWS,
     AmxBlocking,
     Lines,
     Registers,
@@ -26,8 +25,9 @@ from planish.backends.cpu.codegen.amx_plan import (
     lines_of,
     steps_of,
 )
+from planish.backends.cpu.codegen.amx_rows import BlockRows, const_of
 from planish.backends.cpu.codegen.element import ElementKind
-from planish.backends.cpu.codegen.epilogue import Access, print_finish
+from planish.backends.cpu.codegen.epilogue import print_finish
 from planish.backends.cpu.codegen.gemm_problem import Problem
 from planish.backends.cpu.codegen.packing import Columns, split_columns
 from planish.backends.cpu.codegen.scalar import c_dim
@@ -78,25 +78,13 @@ class _Printer:
     registers: Registers
     lines: Lines
     kind: ElementKind = field(init=False)
+    rows: BlockRows = field(init=False)
 
     def __post_init__(self) -> None:
         self.kind = self.problem.kind
+        self.rows = BlockRows(self.problem, self.lines, self.columns, self.blocking.rows)
 
     # -- sizes -----------------------------------------------------------------------------------
-
-    @property
-    def slot_rows(self) -> int:
-        """Rows that a tile takes in the buffer."""
-        return self.lines.rows or TILE_ROWS
-
-    @property
-    def slots(self) -> int:
-        return self.blocking.rows * self.slot_rows
-
-    @property
-    def width(self) -> int:
-        """Columns of the buffer."""
-        return self.columns.vectors * LANES
 
     @property
     def tile_elements(self) -> int:
@@ -152,27 +140,13 @@ class _Printer:
 
     @property
     def buffer_bytes(self) -> int:
-        size = self.slots * self.width * 4
+        size = self.rows.slots * self.rows.width * 4
         if not self.hoisted:
             return size
         blocks = self.item_blocks
         if not isinstance(blocks, int):
             raise TacticError("K in parts needs a limit of blocks")
         return size * blocks
-
-    @property
-    def widths(self) -> list[int]:
-        """Vectors of panels, the largest first."""
-        wide = [self.columns.vectors] if self.columns.wide else []
-        return wide + ([self.columns.vectors - 1] if self.columns.narrow else [])
-
-    @property
-    def masked(self) -> bool:
-        return self.columns.remainder != LANES
-
-    @property
-    def has_bias(self) -> bool:
-        return self.problem.bias_pointer is not None
 
     def dim(self, dim: Dim) -> str:
         return c_dim(dim, self.problem.symbols)
@@ -183,115 +157,13 @@ class _Printer:
         problem = self.problem
         parts = [
             print_finish(problem.epilogue, problem.unit.lanes, problem.symbols),
-            self.print_state(),
-            self.print_row(),
-            *(self.print_block_function(vectors) for vectors in self.widths),
+            self.rows.print_state(),
+            self.rows.print_row(),
+            *(self.print_block_function(vectors) for vectors in self.rows.widths),
             self.print_kernel(),
         ]
         items = product(extent for _, extent in self.item_axes())
         return AmxSource("\n".join(parts), items, self.buffer_bytes, self.columns, self.steps)
-
-    # -- the epilogue ----------------------------------------------------------------------------
-
-    def print_state(self) -> str:
-        """Return the structure of a block whose rows still have to be finished."""
-        rows = self.blocking.rows
-        accesses = [
-            f"    {self.const(access)}{access.ctype} *{access.name};\n"
-            for access in self.problem.epilogue.accesses
-        ]
-        bias = "    const float *bias;\n" if self.has_bias else ""
-        return (
-            "typedef struct @NAME@_block {\n"
-            f"    int64_t first[{rows}], skip[{rows}]; /* first position, rows done already */\n"
-            "    int64_t next, vectors, count; /* next slot, vectors and columns of the panel */\n"
-            f"    const float *acc;\n{bias}{''.join(accesses)}"
-            "} @NAME@_block;\n"
-        )
-
-    def print_row(self) -> str:
-        """Return the function that finishes one row of a block."""
-        height, lines = self.slot_rows, self.lines
-        body = [f"const int64_t i = slot / {height}, r = slot % {height};"]
-        limit = " || r >= rows" if lines.rows is None else ""
-        body.append(f"if (r < q->skip[i]{limit}) return;")
-        if lines.pitch:
-            body.append("const int64_t position = q->first[i] + r;")
-            body.append(f"const int64_t y = position / {lines.pitch};")
-            body.append(f"const int64_t x = position - y * {lines.pitch};")
-            if lines.width != lines.pitch:
-                body.append(f"if (x >= {lines.width}) return;")
-        else:
-            body.append("const int64_t x = q->first[i] + r;")
-        body.append(f"const float *const acc = q->acc + slot * {self.width};")
-        for index, access in enumerate(self.problem.epilogue.accesses, start=1):
-            body.append(
-                f"{self.const(access)}{access.ctype} *const {access.name} = q->{access.name}"
-                f"{self.row_offset(index)};"
-            )
-        if self.problem.epilogue.form == "scalar":
-            body += self.print_scalar_row()
-        else:
-            body += self.print_vector_row()
-        head = (
-            "PLANISH_INLINE void @NAME@_row(const @NAME@_block *q, int64_t slot, "
-            "const int64_t *d, int64_t rows)"
-        )
-        return f"{head} {{\n{print_block(body)}}}\n"
-
-    def row_offset(self, access: int) -> str:
-        y, x = self.problem.y, self.problem.x
-        text = ""
-        if self.lines.pitch and y is not None and y.strides[access] != 0:
-            text += f" + y * {self.dim(y.strides[access])}"
-        if x.strides[access] != 0:
-            text += f" + x * {self.dim(x.strides[access])}"
-        return text
-
-    def print_vector_row(self) -> list[str]:
-        body = []
-        for index, vectors in enumerate(self.widths):
-            if len(self.widths) > 1:
-                body.append(f"if (q->vectors == {vectors}) {{" if index == 0 else "} else {")
-            for vector in range(vectors):
-                last = vector == vectors - 1
-                part = f"(int)(q->count - {vector * LANES})"
-                pointers = [
-                    access.name
-                    + (f" + {vector * LANES}" if vector and self.column_step(access) == 1 else "")
-                    for access in self.problem.epilogue.accesses
-                ]
-                arguments = [
-                    self.accumulator(vector),
-                    part if last and self.masked else str(LANES),
-                    "d",
-                    *pointers,
-                ]
-                body.append(f"@NAME@_finish({', '.join(arguments)});")
-        return [*body, "}"] if len(self.widths) > 1 else body
-
-    def print_scalar_row(self) -> list[str]:
-        v = self.problem.unit.prefix
-        names = [access.name for access in self.problem.epilogue.accesses]
-        body = [f"float sums[{self.width}] __attribute__((aligned(64)));"]
-        for vector in range(self.columns.vectors):
-            guard = "" if vector == 0 else f"if (q->vectors > {vector}) "
-            offset = vector * LANES
-            body.append(f"{guard}{v}_store(sums + {offset}, {self.accumulator(vector)});")
-        return [*body, f"@NAME@_finish({', '.join(['sums', 'q->count', 'd', *names])});"]
-
-    def accumulator(self, vector: int) -> str:
-        """Return the C expression of one finished sum."""
-        v, offset = self.problem.unit.prefix, vector * LANES
-        bias = f" + {v}_load(q->bias + {offset})" if self.has_bias else ""
-        return f"{v}_load(acc + {offset}){bias}"
-
-    def column_step(self, access: Access) -> Dim:
-        return access.strides[self.problem.epilogue.column_axis]
-
-    @staticmethod
-    def const(access: Access) -> str:
-        return "" if access.name.startswith("o") else "const "
 
     # -- a block ---------------------------------------------------------------------------------
 
@@ -305,7 +177,7 @@ class _Printer:
             body = ["if (resume) {", *resume, "} else {", *clear, "}"]
         body += self.print_walk(vectors)
         if self.blocking.interleave:
-            body += [f"while (q->next < {self.slots}) @NAME@_row(q, q->next++, d, rows);"]
+            body += [self.rows.finish_all]
         body += [f"_tile_stored({self.cell(i, j)}, {self.place(i, j)});" for i, j in cells]
         pointers = [f"const {self.kind.input_ctype} *a{i}" for i in range(self.blocking.rows)]
         parameters = [
@@ -326,7 +198,8 @@ class _Printer:
 
     def place(self, row: int, vector: int) -> str:
         """Return where an accumulator is stored, and the stride of its rows in bytes."""
-        return f"acc + {row * self.slot_rows * self.width + vector * LANES}, {self.width * 4}"
+        height, width = self.rows.height, self.rows.width
+        return f"acc + {row * height * width + vector * LANES}, {width * 4}"
 
     def print_walk(self, vectors: int) -> list[str]:
         """Return the K loops of a block."""
@@ -343,9 +216,9 @@ class _Printer:
         body += self.print_prefetch(vectors)
         body.append(f"b += {vectors * self.tile_elements};")
         if self.blocking.interleave:
-            share = -(-self.slots // self.block_steps)
+            share = -(-self.rows.slots // self.block_steps)
             body += [
-                f"for (int n = 0; n < {share} && q->next < {self.slots}; n++)",
+                f"for (int n = 0; n < {share} && q->next < {self.rows.slots}; n++)",
                 "    @NAME@_row(q, q->next++, d, rows);",
             ]
         return [*body, "}", *(["}"] * len(self.loops))]
@@ -396,12 +269,12 @@ class _Printer:
             *self.print_extents(),
             *self.print_pointers(),
             "@NAME@_block waiting, *const q = &waiting;",
-            f"q->next = {self.slots};",
+            f"q->next = {self.rows.slots};",
             f"planish_amx_begin({use.accumulators}, {use.left}, {use.right}, (int)rows, {depth});",
             "for (int64_t item = begin; item < end; item++) {",
             *self.print_item(),
             "}",
-            f"while (q->next < {self.slots}) @NAME@_row(q, q->next++, d, rows);",
+            self.rows.finish_all,
             "planish_amx_end();",
         ]
         head = (
@@ -433,7 +306,7 @@ class _Printer:
             f"{self.dim(problem.input_offset)};",
             f"{weights}const weights = ({weights})p[{problem.weight_pointer}];",
         ]
-        if self.has_bias:
+        if self.rows.has_bias:
             body.append(f"const float *const biases = (const float *)p[{problem.bias_pointer}];")
         return body
 
@@ -473,16 +346,20 @@ class _Printer:
                 f"const {self.kind.ctype} *const b = panel_b + part * vectors * {chunk};",
                 by_block,
                 f"float *const acc = (float *)scratch + (block - first_block) * "
-                f"{self.slots * self.width};",
+                f"{self.rows.slots * self.rows.width};",
                 *self.print_tiles(),
                 *self.print_call(),
                 f"if (part < {parts - 1}) continue;",
-                *self.print_waiting(),
+                *self.rows.print_waiting(self.blocking.interleave),
                 "}",
                 "}",
                 "}",
             ]
-        inner = ["float *const acc = (float *)scratch;", *self.print_call(), *self.print_waiting()]
+        inner = [
+            "float *const acc = (float *)scratch;",
+            *self.print_call(),
+            *self.rows.print_waiting(self.blocking.interleave),
+        ]
         panel = [*self.print_panel(), f"const {self.kind.ctype} *const b = panel_b;"]
         if self.blocking.order == "n":
             nest = [by_panel, *panel, by_block, *self.print_tiles(), *inner]
@@ -510,7 +387,7 @@ class _Printer:
         ]
         lines.append(f"const int64_t matrix = {' + '.join(matrix) or '0'};")
         for index, access in enumerate(problem.epilogue.accesses, start=1):
-            pointer = f"{self.const(access)}{access.ctype} *"
+            pointer = f"{const_of(access)}{access.ctype} *"
             lines.append(
                 f"{pointer}const item_{access.name} = ({pointer})p[{access.pointer}]"
                 f"{self.outer_offset(index)};"
@@ -538,7 +415,7 @@ class _Printer:
             f"const {self.kind.ctype} *const panel_b = weights + "
             f"(matrix * {columns.padded} + column) * {depth};",
         ]
-        if self.has_bias:
+        if self.rows.has_bias:
             body.append(f"const float *const bias = biases + matrix * {columns.padded} + column;")
         return body
 
@@ -572,25 +449,7 @@ class _Printer:
         shift = " + shift" if self.hoisted else ""
         arguments = [f"a{i}{shift}" for i in range(self.blocking.rows)]
         arguments += ["b", "acc", "q", "d", "rows", *(["part > 0"] if self.hoisted else [])]
-        calls = [f"@NAME@_tiles{vectors}({', '.join(arguments)});" for vectors in self.widths]
+        calls = [f"@NAME@_tiles{vectors}({', '.join(arguments)});" for vectors in self.rows.widths]
         if len(calls) == 1:
             return calls
-        return [f"if (vectors == {self.widths[0]}) {calls[0]}", f"else {calls[1]}"]
-
-    def print_waiting(self) -> list[str]:
-        """Return the statements that note a block whose accumulators were stored."""
-        body = [
-            f"q->{name}[{i}] = {name}{i};"
-            for i in range(self.blocking.rows)
-            for name in ("first", "skip")
-        ]
-        body.append("q->next = 0; q->vectors = vectors; q->count = count; q->acc = acc;")
-        if self.has_bias:
-            body.append("q->bias = bias;")
-        for access in self.problem.epilogue.accesses:
-            step = self.column_step(access)
-            moved = "" if step == 0 else f" + column * {self.dim(step)}"
-            body.append(f"q->{access.name} = item_{access.name}{moved};")
-        if not self.blocking.interleave:
-            body.append(f"while (q->next < {self.slots}) @NAME@_row(q, q->next++, d, rows);")
-        return body
+        return [f"if (vectors == {self.rows.widths[0]}) {calls[0]}", f"else {calls[1]}"]

@@ -1,10 +1,10 @@
 """Candidate blockings of an AMX kernel, the best guess first, from a small model of the core.
 
-A step of a block of m x n tiles costs the longer of its products (one cycle a row of a tile) and
-its tile loads (two lines a cycle from L1, three quarters of a line from L2). What is in L1 follows
-from the order of the loops: "n" keeps a panel of weights there if it fits, "m" a block of the
-input. 2 x 2 loads four tiles for four products, 4 x 1 and 1 x 4 five: they pay where 2 x 2 would
-leave rows or columns empty.
+A step of a block of m x n tiles costs the longer of its products (each a cycle for every row of the
+larger of its two operands) and its tile loads (two lines a cycle from L1, three quarters of a line
+from L2). What is in L1 follows from the order of the loops: "n" keeps a panel of weights there if
+it fits, "m" a block of the input. 2 x 2 loads four tiles for four products, 4 x 1 and 1 x 4 five:
+they pay where 2 x 2 would leave rows or columns empty.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from planish.backends.cpu.codegen.amx_plan import (
 from planish.backends.cpu.codegen.blocking import extent_at
 from planish.backends.cpu.codegen.gemm_problem import Problem
 from planish.backends.cpu.codegen.packing import Columns, split_columns
-
 from planish.tactics.target import Target
 
 SHAPES = ((2, 2), (4, 1), (1, 4), (3, 1), (1, 6), (2, 1), (1, 2), (1, 1))
@@ -154,7 +153,8 @@ class _Model:
         left, right = rows * height, vectors * self.step_bytes / 4
         loads = left / (L1_LINES if left_near else L2_LINES)
         loads += right / (L1_LINES if right_near else L2_LINES)
-        compute = self.total_steps * max(rows * vectors * height, loads)
+        groups = self.steps.size // self.problem.kind.group
+        compute = self.total_steps * max(rows * vectors * max(height, groups), loads)
         finish = rows * height * vectors * VECTOR_CYCLES
         each = max(compute, finish) + 0.25 * min(compute, finish) + BLOCK_CYCLES
         share = columns.padded / LANES / vectors  # narrow panels cost less
