@@ -200,7 +200,7 @@ def assert_simulation(
         if want.dtype.kind in "biu":
             np.testing.assert_array_equal(got, want, err_msg=name)
             continue
-        wide = [array.astype(np.float64) for array in (got, want)]
-        scale = max(float(np.abs(wide[1][np.isfinite(wide[1])]).max(initial=0)), 1e-3)
-        np.testing.assert_allclose(*wide, rtol=0, atol=tolerance * scale, err_msg=name)
+        found, wanted = got.astype(np.float64), want.astype(np.float64)
+        scale = max(float(np.abs(wanted[np.isfinite(wanted)]).max(initial=0)), 1e-3)
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance * scale, err_msg=name)
     return simulator.plan

@@ -69,7 +69,7 @@ def collect_lifetimes(
     result = Lifetimes(accesses=accesses)
     place: dict[Value, int] = {}
     for root in first:  # in order of first use
-        size = root_bytes(root, ranges)
+        size = upper_bound(root_size(root), ranges)
         result.sum_of_tensors += size
         if root not in replaced:
             place[root] = len(result.buffers)
@@ -83,10 +83,10 @@ def collect_lifetimes(
     return result
 
 
-def root_bytes(root: Value, ranges: Ranges) -> int:
-    """Return the bytes that `root` takes at most, halo included."""
+def root_size(root: Value) -> Dim:
+    """Return the bytes that `root` takes, halo included."""
     layout = root.layout or Layout.row_major(root.rank)
-    return upper_bound(layout.elements(root.known_shape) * root.dtype.itemsize, ranges)
+    return layout.elements(root.known_shape) * root.dtype.itemsize
 
 
 def root_of(value: Value) -> Value:

@@ -15,9 +15,10 @@ import numpy as np
 from planish.errors import PlanError
 from planish.ir.graph import Graph, Node, Value
 from planish.ir.layout import Layout
-from planish.ir.shape import symbols_of
-from planish.plan.lifetimes import Guard, Lifetimes, collect_lifetimes
-from planish.plan.memory import largest_live_set, place_buffers
+from planish.ir.shape import Dim, symbols_of
+from planish.plan.arrange import arrange
+from planish.plan.lifetimes import Guard, Lifetimes, collect_lifetimes, root_size
+from planish.plan.memory import largest_live_set
 from planish.plan.plan import (
     Binding,
     HaloFill,
@@ -27,7 +28,7 @@ from planish.plan.plan import (
     Step,
     TensorInfo,
 )
-from planish.plan.verify import verify_memory, verify_plan
+from planish.plan.verify import verify_accesses, verify_placements, verify_plan
 from planish.tactics.region import Ranges, regions_of
 from planish.tactics.tactic import Choice, ExternalKernel, layout_of
 
@@ -73,17 +74,18 @@ class _Scheduler:
         self.externals: list[tuple[str, Mapping[str, Any]]] = []
         self.functions: dict[str, str] = {}  # kernel digest -> the first step that runs it
         self.order: list[tuple[Node, Guard]] = []
-        self.offsets: dict[Value, int] = {}  # roots in the arena
+        self.offsets: dict[Value, Dim] = {}  # roots in the arena
         self.filled: dict[Value, list[Guard]] = {}  # roots whose halo some step has zeroed
 
     def plan(self) -> Plan:
         """Schedule, place, print, verify."""
         self._linearize(self.graph, (), frozenset(regions_of(self.graph)))
         lifetimes = collect_lifetimes(self.order, self.inputs, self.outputs, self.ranges)
-        placements, arena = place_buffers(lifetimes.buffers)
-        for roots, placement in zip(lifetimes.owners, placements, strict=True):
-            for root in roots:
-                self.offsets[root] = placement.offset
+        sizes = [root_size(roots[0]) for roots in lifetimes.owners]
+        arrangement = arrange(lifetimes.buffers, sizes, self.ranges)
+        for roots, offset in zip(lifetimes.owners, arrangement.offsets, strict=True):
+            self.offsets.update(dict.fromkeys(roots, offset))
+        arena = arrangement.arena_bytes
         names = _unique_names([self._choice(node).region.name for node, _ in self.order])
         steps = tuple(
             self._step(name, node, guard)
@@ -102,7 +104,9 @@ class _Scheduler:
             scratch_bytes=max((step.scratch_bytes for step in steps), default=0),
             layers=self._layers(names),
         )
-        verify_memory(placements, arena, lifetimes.accesses, self.graph.inputs)
+        for section in arrangement.sections:
+            verify_placements(section.placements, section.size)
+        verify_accesses(lifetimes.accesses, self.graph.inputs)
         verify_plan(plan)
         return plan
 

@@ -1,7 +1,7 @@
 """Proofs about a plan: no two live buffers overlap, every read has a writer, alignment, bounds.
 
-`verify_plan` needs the plan alone; `verify_memory` is called by the scheduler, which still knows
-which value every address stands for. Both take time about linear in the steps.
+`verify_plan` needs the plan alone; the others are called by the scheduler, which still knows which
+value every address stands for. All take time about linear in the steps.
 """
 
 from __future__ import annotations
@@ -14,24 +14,30 @@ from planish.ir.dtypes import dtype_by_name
 from planish.ir.graph import Value
 from planish.ir.shape import Dim, evaluate
 from planish.plan.lifetimes import Access, Guard
-from planish.plan.memory import ALIGNMENT, SLACK, Placement, aligned
+from planish.plan.memory import ALIGNMENT, Placement
 from planish.plan.plan import Binding, Operand, Plan, Step
 
 Sizes = Mapping[str, int]
 
 
-def verify_memory(
-    placements: Sequence[Placement],
-    arena_bytes: int,
-    accesses: Sequence[Access],
-    given: Sequence[Value],
-) -> None:
-    """Prove that live buffers are disjoint and that every read follows a write.
+def verify_placements(placements: Sequence[Placement], size: int) -> None:
+    """Prove that buffers that are alive together are disjoint, aligned, and within `size` bytes.
+
+    Raises
+    ------
+    PlanError
+        Naming the buffers.
+    """
+    for placement in placements:
+        _check_placement(placement, size)
+    _check_disjoint(placements)
+
+
+def verify_accesses(accesses: Sequence[Access], given: Sequence[Value]) -> None:
+    """Prove that every root read was written before, under conditions that the reader implies.
 
     Parameters
     ----------
-    placements : sequence of Placement
-    arena_bytes : int
     accesses : sequence of Access
         One a step, in order.
     given : sequence of Value
@@ -40,12 +46,15 @@ def verify_memory(
     Raises
     ------
     PlanError
-        Naming the buffers or the step.
+        Naming the root and the step.
     """
-    for placement in placements:
-        _check_placement(placement, arena_bytes)
-    _check_disjoint(placements)
-    _check_writers(accesses, given)
+    written: dict[Value, list[Guard]] = {root: [()] for root in given}
+    for access in accesses:
+        for root in access.reads:
+            if not _reached(written.get(root, []), access.guard):
+                raise PlanError(f"%{root.name} is read before it is written", where=access.step)
+        for root in access.writes:
+            written.setdefault(root, []).append(access.guard)
 
 
 def verify_plan(plan: Plan) -> None:
@@ -65,12 +74,12 @@ def verify_plan(plan: Plan) -> None:
         _Walk(plan, {**sizes, **loops}).check()
 
 
-def _check_placement(placement: Placement, arena_bytes: int) -> None:
-    label, size = placement.buffer.label, placement.buffer.size
+def _check_placement(placement: Placement, size: int) -> None:
+    label = placement.buffer.label
     if placement.offset % ALIGNMENT:
         raise PlanError(f"the buffer of %{label} starts at {placement.offset}, not aligned")
-    if placement.offset < 0 or placement.offset + aligned(size) + SLACK > arena_bytes:
-        raise PlanError(f"the buffer of %{label} does not fit into the arena of {arena_bytes}")
+    if placement.offset < 0 or placement.offset + placement.buffer.size > size:
+        raise PlanError(f"the buffer of %{label} does not fit into {size} bytes")
 
 
 def _check_disjoint(placements: Sequence[Placement]) -> None:
@@ -96,18 +105,6 @@ def _check_disjoint(placements: Sequence[Placement]) -> None:
 
 def _overlap(a: Placement, b: Placement) -> bool:
     return a.offset < b.offset + b.buffer.size and b.offset < a.offset + a.buffer.size
-
-
-def _check_writers(accesses: Sequence[Access], given: Sequence[Value]) -> None:
-    """Check that every root read was written before under conditions that the reader implies."""
-    written: dict[Value, list[Guard]] = {root: [()] for root in given}
-    for access in accesses:
-        for root in access.reads:
-            guards = written.get(root, [])
-            if not _reached(guards, access.guard):
-                raise PlanError(f"%{root.name} is read before it is written", where=access.step)
-        for root in access.writes:
-            written.setdefault(root, []).append(access.guard)
 
 
 def _reached(guards: Sequence[Guard], reader: Guard) -> bool:
