@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import ml_dtypes
@@ -34,40 +34,66 @@ class Variant:
     bindings: dict[str, int] = field(default_factory=dict)
 
 
-def variants(names: list[str] | None = None) -> Iterator[Variant]:
+@dataclass(frozen=True)
+class Setting:
+    """Element type, symbolic axis (None: none), and layouts ("rows", "channels")."""
+
+    dtype: str
+    axis: int | None
+    layouts: tuple[str, ...]
+
+
+QUICK = (
+    Setting("f32", None, ("rows",)),
+    Setting("f32", 0, ("channels",)),
+    Setting("bf16", None, ("channels",)),
+)
+THOROUGH = tuple(
+    Setting(dtype, axis, ("rows", "channels"))
+    for dtype in ("f32", "bf16")
+    for axis in (None, 0, -1)
+)
+
+
+def variants(
+    names: Sequence[str] | None = None, settings: Sequence[Setting] = THOROUGH
+) -> Iterator[Variant]:
     """Yield every variant of every sample of the operators `names` (all by default)."""
     for name in sorted(OPS if names is None else names):
         if name in CONTROL:
             continue
         for number, sample in enumerate(OPS[name].samples()):
-            yield from sample_variants(OPS[name], sample, f"{name}[{sample.name or number}]")
+            label = f"{name}[{sample.name or number}]"
+            for setting in settings:
+                yield from _variants(OPS[name], sample, label, setting)
 
 
-def sample_variants(op: type[Op], sample: Sample, label: str) -> Iterator[Variant]:
-    """Yield the variants of one sample that can be built."""
-    settings = [("f32", None), ("f32", 0), ("f32", -1), ("bf16", None)]
-    for dtype, axis in settings:
-        arrays = [_converted(array, dtype) for array in sample.inputs]
-        if dtype == "bf16" and not any(a is not None and a.dtype == BF16 for a in arrays):
+def _variants(op: type[Op], sample: Sample, label: str, setting: Setting) -> Iterator[Variant]:
+    arrays = [_converted(array, setting.dtype) for array in sample.inputs]
+    if setting.dtype == "bf16" and not any(a is not None and a.dtype == BF16 for a in arrays):
+        return
+    body = _body(op, sample, arrays, setting.axis)
+    if body is None:
+        return
+    graph, bindings = body
+    inputs = [
+        array
+        for position, array in enumerate(arrays)
+        if array is not None and position not in sample.constant
+    ]
+    expected = run_graph(graph, inputs)
+    shapes = [tuple(evaluate(d, bindings) for d in v.known_shape) for v in graph.outputs]
+    if any(shape != array.shape for shape, array in zip(shapes, expected, strict=True)):
+        return
+    where = "static" if setting.axis is None else f"symbol{setting.axis}"
+    possible = _layouts(graph)
+    for layout in setting.layouts:
+        if layout not in possible and len(setting.layouts) > 1:
             continue
-        body = _body(op, sample, arrays, axis)
-        if body is None:
-            continue
-        graph, bindings = body
-        inputs = [
-            array
-            for position, array in enumerate(arrays)
-            if array is not None and position not in sample.constant
-        ]
-        expected = run_graph(graph, inputs)
-        shapes = [tuple(evaluate(d, bindings) for d in v.known_shape) for v in graph.outputs]
-        if any(shape != array.shape for shape, array in zip(shapes, expected, strict=True)):
-            continue
-        where = "static" if axis is None else f"symbol{axis}"
-        for layout in _layouts(graph):
-            region = _region(graph, op.name, layout, bindings)
-            tag = f"{label}/{dtype}/{where}/{layout}"
-            yield Variant(tag, op.name, region, inputs, expected, bindings)
+        chosen = layout if layout in possible else "rows"
+        region = _region(graph, op.name, chosen, bindings)
+        tag = f"{label}/{setting.dtype}/{where}/{chosen}"
+        yield Variant(tag, op.name, region, inputs, expected, bindings)
 
 
 def _converted(array: np.ndarray | None, dtype: str) -> np.ndarray | None:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from planish.backends.cpu.codegen.access import Access
 from planish.backends.cpu.codegen.indexing import IndexMap, Memory, operand_access
-from planish.backends.cpu.codegen.loops import Access
 from planish.backends.cpu.codegen.scalar import (
     MEMORY_TYPES,
     constant_operands,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from planish.backends.cpu.codegen.loops import Access, Term
+from planish.backends.cpu.codegen.access import Access, Term
 from planish.backends.cpu.codegen.writer import KernelWriter
 from planish.ir.dtypes import DType
 from planish.ir.shape import Dim, Shape

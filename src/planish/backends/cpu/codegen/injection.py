@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from planish.backends.cpu.codegen.access import print_load
 from planish.backends.cpu.codegen.body import (
     Body,
     Load,
@@ -21,7 +22,7 @@ from planish.backends.cpu.codegen.body import (
     split_body,
 )
 from planish.backends.cpu.codegen.indexing import IndexMap, identity_map, operand_access
-from planish.backends.cpu.codegen.loops import Nest, print_load, print_nests
+from planish.backends.cpu.codegen.loops import Nest, print_nests
 from planish.backends.cpu.codegen.scalar import compute_type, literal, scalar_constant
 from planish.backends.cpu.codegen.writer import KernelWriter
 from planish.ir.graph import Node, Value

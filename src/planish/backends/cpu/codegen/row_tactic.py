@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from planish.backends.cpu.codegen.access import Access
 from planish.backends.cpu.codegen.body import (
     Body,
     Load,
@@ -17,7 +18,6 @@ from planish.backends.cpu.codegen.body import (
 )
 from planish.backends.cpu.codegen.indexing import IndexMap, operand_access
 from planish.backends.cpu.codegen.injection import anchor_reason, depends
-from planish.backends.cpu.codegen.loops import Access
 from planish.backends.cpu.codegen.rows import Accumulator, RowProgram, print_rows
 from planish.backends.cpu.codegen.scalar import compute_type
 from planish.backends.cpu.codegen.writer import KernelWriter

@@ -20,24 +20,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from planish.backends.cpu.codegen.loops import (
+from planish.backends.cpu.codegen.access import Access, print_load, print_store, prune_axes
+from planish.backends.cpu.codegen.loops import decompose_names, merge_axes, split_items
+from planish.backends.cpu.codegen.scalar import compute_type
+from planish.backends.cpu.codegen.vector_loop import (
     NARROW_LIMIT,
-    Access,
     Span,
     declare_strips,
-    decompose_names,
     fill_strips,
     flush_strips,
-    merge_axes,
-    print_load,
-    print_store,
-    prune_axes,
-    split_items,
     split_narrow,
     strip_loop,
     vector_loop,
 )
-from planish.backends.cpu.codegen.scalar import compute_type
 from planish.backends.cpu.codegen.writer import KernelWriter, block
 from planish.ir.shape import Dim, Shape, ceildiv, product
 

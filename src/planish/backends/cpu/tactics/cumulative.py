@@ -9,19 +9,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from planish.backends.cpu.codegen.access import print_load, print_store
 from planish.backends.cpu.codegen.body import body_reason, split_body
 from planish.backends.cpu.codegen.indexing import identity_map
 from planish.backends.cpu.codegen.injection import anchor_reason
-from planish.backends.cpu.codegen.loops import (
-    Span,
-    decompose_names,
-    print_load,
-    print_store,
-    split_items,
-    vector_loop,
-)
+from planish.backends.cpu.codegen.loops import decompose_names, split_items
 from planish.backends.cpu.codegen.row_tactic import RowBuilder
 from planish.backends.cpu.codegen.scalar import compute_type
+from planish.backends.cpu.codegen.vector_loop import Span, vector_loop
 from planish.backends.cpu.codegen.writer import KernelWriter, block
 from planish.ir.graph import Node
 from planish.ir.shape import ceildiv, product

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
+from planish.backends.cpu.codegen.access import Term
 from planish.backends.cpu.codegen.indexing import Index, IndexMap, loop_index, shifted_map
 from planish.backends.cpu.codegen.injection import Builder, Describe, Injection, InjectiveTactic
-from planish.backends.cpu.codegen.loops import Term
 from planish.backends.cpu.codegen.scalar import literal
 from planish.ir.shape import Dim, Shape
 from planish.ops.content import bounds, contents

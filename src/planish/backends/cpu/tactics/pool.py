@@ -15,24 +15,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
+from planish.backends.cpu.codegen.access import Term, print_load, print_store
 from planish.backends.cpu.codegen.body import body_reason, split_body
 from planish.backends.cpu.codegen.indexing import Index, IndexMap, identity_map, loop_index
 from planish.backends.cpu.codegen.injection import anchor_reason
-from planish.backends.cpu.codegen.loops import (
+from planish.backends.cpu.codegen.loops import decompose_names
+from planish.backends.cpu.codegen.row_tactic import RowBuilder
+from planish.backends.cpu.codegen.scalar import compute_type
+from planish.backends.cpu.codegen.vector_loop import (
     NARROW_LIMIT,
     Span,
     Stores,
-    Term,
-    decompose_names,
     fill_strips,
-    print_load,
-    print_store,
     split_narrow,
     strip_loop,
     vector_loop,
 )
-from planish.backends.cpu.codegen.row_tactic import RowBuilder
-from planish.backends.cpu.codegen.scalar import compute_type
 from planish.backends.cpu.codegen.writer import KernelWriter, block
 from planish.backends.cpu.tactics.reduce import LIMITS
 from planish.ir.graph import Node

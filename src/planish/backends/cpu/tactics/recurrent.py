@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from planish.backends.cpu.codegen.access import print_load, print_store
 from planish.backends.cpu.codegen.body import body_reason, split_body
 from planish.backends.cpu.codegen.indexing import (
     Index,
@@ -25,9 +26,9 @@ from planish.backends.cpu.codegen.indexing import (
     term_index,
 )
 from planish.backends.cpu.codegen.injection import anchor_reason
-from planish.backends.cpu.codegen.loops import Span, print_load, print_store, vector_loop
 from planish.backends.cpu.codegen.row_tactic import RowBuilder
 from planish.backends.cpu.codegen.scalar import compute_type
+from planish.backends.cpu.codegen.vector_loop import Span, vector_loop
 from planish.backends.cpu.codegen.writer import KernelWriter, block
 from planish.ir.dtypes import BF16, F16, F32
 from planish.ir.graph import Node, Value

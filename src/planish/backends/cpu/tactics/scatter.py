@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from planish.backends.cpu.codegen.access import print_load, print_store
 from planish.backends.cpu.codegen.body import body_reason, split_body
 from planish.backends.cpu.codegen.indexing import (
     Index,
@@ -20,7 +21,7 @@ from planish.backends.cpu.codegen.indexing import (
     term_index,
 )
 from planish.backends.cpu.codegen.injection import Builder
-from planish.backends.cpu.codegen.loops import Nest, print_load, print_nests, print_store
+from planish.backends.cpu.codegen.loops import Nest, print_nests
 from planish.backends.cpu.codegen.scalar import compute_type
 from planish.backends.cpu.codegen.writer import KernelWriter, block
 from planish.ir.dtypes import BOOL

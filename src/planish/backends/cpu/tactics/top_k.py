@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from planish.backends.cpu.codegen.access import print_load, print_store
 from planish.backends.cpu.codegen.body import body_reason, split_body
 from planish.backends.cpu.codegen.indexing import IndexMap, identity_map, operand_access, term_index
 from planish.backends.cpu.codegen.injection import Builder
-from planish.backends.cpu.codegen.loops import decompose_names, print_load, print_store
+from planish.backends.cpu.codegen.loops import decompose_names
 from planish.backends.cpu.codegen.scalar import compute_type
 from planish.backends.cpu.codegen.writer import KernelWriter, block
 from planish.ir.shape import product
