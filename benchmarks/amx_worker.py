@@ -204,9 +204,13 @@ def measure(bench: Bench, seconds: float) -> list[dict[str, Any]]:
         results.append({"tactic": entry.tactic, "config": entry.config, "error": problem})
         if problem is None:
             good.append(index)
-    if not good:
-        return results
     say(running="")
+    if not seconds:
+        for i in good:  # emulated: how long it takes means nothing
+            keys = ("min_us", "median_us", "cold_min_us", "cold_median_us")
+            results[i] |= dict.fromkeys(keys, 1.0)
+    if not good or not seconds:
+        return results
     estimate = {i: max(1e-6, float(bench.run(i, 3, False).min()) * 1e-9) for i in good}
     rounds, share = 12, seconds / 24 / len(good)
     times: dict[tuple[int, bool], list[int]] = {(i, c): [] for i in good for c in (False, True)}
@@ -272,12 +276,8 @@ def worker(arguments: argparse.Namespace) -> None:
     sys.stdin.readline()
     os.sched_setaffinity(0, {arguments.core})
     bench.allocate()
-    if arguments.emulate:
-        results = [{"tactic": e.tactic, "config": e.config, "error": bench.check(i),
-                    "min_us": 1.0, "median_us": 1.0, "cold_min_us": 1.0, "cold_median_us": 1.0}
-                   for i, e in enumerate(bench.entries)]  # fmt: skip
-    else:
-        results = measure(bench, arguments.seconds)
+    seconds = 0.0 if arguments.emulate else arguments.seconds
+    results = measure(bench, seconds)
     other = openvino_time(layer) if arguments.openvino else None
     say(result=results, openvino_us=other)
 
