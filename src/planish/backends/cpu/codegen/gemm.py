@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from planish.backends.cpu.codegen.epilogue import parameters_of, print_finish
-from planish.backends.cpu.codegen.gemm_problem import Blocking, Problem, RightOperand
+from planish.backends.cpu.codegen.gemm_problem import Blocking, Problem, RightOperand, RowClip
 from planish.backends.cpu.codegen.packing import Columns
 from planish.backends.cpu.codegen.row_axes import Tiling
 from planish.backends.cpu.codegen.scalar import c_dim, memory_type
@@ -68,6 +68,15 @@ class _Printer:
     def __post_init__(self) -> None:
         self.tiling = self.problem.tiling(self.blocking.rows)
         self.columns = self.problem.column_split(self.blocking.vectors)
+
+    @property
+    def clip(self) -> RowClip | None:
+        """The problem's row clip where the tiles allow it."""
+        clip, y = self.problem.clip, self.problem.y
+        if clip is None or y is None or self.tiling.is_dynamic or self.tiling.height > 1:
+            return None
+        useful = clip.is_useful(self.tiling.y, self.problem.loops[0][0])
+        return clip if useful else None
 
     # -- sizes -----------------------------------------------------------------------------------
 
@@ -205,7 +214,7 @@ class _Printer:
         depth = self.blocking.hoist
         loops = tuple((count, self.dim(stride)) for count, stride in problem.loops[depth:])
         run = problem.run if isinstance(problem.run, int) else self.dim(problem.run)
-        walk = KWalk(loops, run)
+        walk = KWalk(loops, run, self.clip_step(tile) if self.clips_inside else 0)
         cells = [(row, vector) for row in range(tile.rows) for vector in range(tile.vectors)]
         lines = [f"{v} {', '.join(f'c{r}_{i}' for r, i in cells)};"]
         start = self.print_start(tile)
@@ -226,6 +235,41 @@ class _Printer:
         head = f"static __attribute__((noinline)) void @NAME@_{tile.name}({self.tile_parameters()})"
         return f"{head} {{\n{print_block(lines)}}}\n"
 
+    @property
+    def clips_inside(self) -> bool:
+        """Whether tiles get the bounds of their first K loop (a hoisted loop skips whole tiles)."""
+        return self.clip is not None and not self.hoisted
+
+    def clip_step(self, tile: Tile) -> int:
+        """Return the packed elements that one iteration of the first K loop reads."""
+        depth = self.problem.depth
+        if not isinstance(depth, int):
+            return 0
+        return depth // self.problem.loops[0][0] * tile.vectors * self.problem.unit.lanes
+
+    def print_clip(self) -> list[str]:
+        """Return the bounds of the first K loop at line y, and what follows for hoisted loops."""
+        clip = self.clip
+        if clip is None:
+            return []
+        count = self.problem.loops[0][0]
+        line = f"{clip.pad} - y * {clip.stride}"
+        lines = [
+            f"const int64_t low = planish_max_i64(0, ({line} + {clip.dilation - 1}) / "
+            f"{clip.dilation});",
+            f"const int64_t high = planish_min_i64({count}, ({clip.extent - 1} + {line}) / "
+            f"{clip.dilation} + 1);",
+        ]
+        if not self.hoisted:
+            return lines
+        inner = self.hoisted_count // count
+        return [
+            *lines,
+            "if (h0 < low || h0 >= high) continue;",
+            f"const int resume = h0 > low || step % {inner} > 0;",
+            f"const int last = h0 == high - 1 && step % {inner} == {inner - 1};",
+        ]
+
     def print_start(self, tile: Tile) -> list[str]:
         """Return the statements that give accumulators their first value."""
         v, lanes = self.problem.unit.prefix, self.problem.unit.lanes
@@ -243,6 +287,7 @@ class _Printer:
         ctype = self.problem.kind.ctype
         text = f"const {self.problem.kind.input_ctype} *a, const {ctype} *b, const int64_t *d"
         text += ", const char *next" if self.ahead_lines else ""
+        text += ", int64_t low, int64_t high" if self.clips_inside else ""
         text += ", const float *bias" if self.problem.bias_pointer is not None else ""
         text += ", float *acc" if self.buffered else ""
         text += ", int resume, int last" if self.hoisted else ""
@@ -519,7 +564,7 @@ class _Printer:
             if 0 < tiling.extra < tiling.parts:
                 conditions.append(f"part_x {'<' if width > tiling.base else '>='} {tiling.extra}")
             calls.append((conditions, self.print_call(height, width, offset)))
-        return [*lines, *_choose(calls)]
+        return [*lines, *self.print_clip(), *_choose(calls)]
 
     def print_dynamic_tile(self, offset: str) -> list[str]:
         base = self.tiling.base
@@ -581,6 +626,7 @@ class _Printer:
     def call_arguments(self, offset: str) -> str:
         arguments = [self.position(0) + offset, "b", "d"]
         arguments += ["next"] if self.ahead_lines else []
+        arguments += ["low", "high"] if self.clips_inside else []
         arguments += ["bias"] if self.problem.bias_pointer is not None else []
         arguments += ["acc"] if self.buffered else []
         arguments += ["resume", "last"] if self.hoisted else []

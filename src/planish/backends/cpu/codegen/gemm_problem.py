@@ -81,6 +81,30 @@ class RightOperand:
 
 
 @dataclass(frozen=True)
+class RowClip:
+    """Which iterations of the first K loop see more than padding, by the position in y.
+
+    Iteration t of position y reads input line ``y * stride + t * dilation - pad`` of `extent`.
+    """
+
+    stride: int
+    dilation: int
+    pad: int
+    extent: int
+
+    def bounds(self, y: int, count: int) -> tuple[int, int]:
+        """Return the first iteration, and the one behind the last."""
+        low = max(0, -(-(self.pad - y * self.stride) // self.dilation))
+        high = min(count, (self.extent - 1 + self.pad - y * self.stride) // self.dilation + 1)
+        return low, high
+
+    def is_useful(self, positions: int, count: int) -> bool:
+        """Whether iterations can be left out, and every position keeps at least one."""
+        bounds = [self.bounds(y, count) for y in range(positions)]
+        return any(b != (0, count) for b in bounds) and all(low < high for low, high in bounds)
+
+
+@dataclass(frozen=True)
 class Problem:
     """One GEMM, everything but the blocking.
 
@@ -107,6 +131,8 @@ class Problem:
         Packed weights and bias.
     right : RightOperand or None
         Instead of packed weights.
+    clip : RowClip or None
+        Lets tiles of one line of y leave out iterations of the first K loop.
     """
 
     unit: VectorUnit
@@ -122,6 +148,7 @@ class Problem:
     weight_pointer: int | None
     bias_pointer: int | None
     right: RightOperand | None = None
+    clip: RowClip | None = None
 
     @property
     def depth(self) -> Dim:

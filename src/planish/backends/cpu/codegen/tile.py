@@ -31,10 +31,14 @@ class KWalk:
         Outer loops: count, and stride in the multiplied input as a C expression (elements).
     run : int or str
         Innermost contiguous elements; a C expression where it is known at run time.
+    clip_step : int
+        If not 0, the first loop runs over [low, high) only, two C variables, and this is how many
+        packed elements one of its iterations reads.
     """
 
     loops: tuple[tuple[int, str], ...]
     run: int | str
+    clip_step: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,11 @@ def print_accumulate(
     ]
     pointer = "a"
     for level, (count, stride) in enumerate(walk.loops):
-        lines.append(f"for (int64_t t{level} = 0; t{level} < {count}; t{level}++) {{")
+        first, end = "0", str(count)
+        if level == 0 and walk.clip_step:
+            first, end = "low", "high"
+            lines.append(f"b += low * {walk.clip_step};")
+        lines.append(f"for (int64_t t{level} = {first}; t{level} < {end}; t{level}++) {{")
         lines.append(f"const {kind.input_ctype} *a{level} = {pointer} + t{level} * {stride};")
         pointer = f"a{level}"
     if isinstance(walk.run, int):

@@ -8,7 +8,7 @@ own weights. Bound by FMA throughput except for the streaming of weights at few 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,14 +22,14 @@ from planish.backends.cpu.codegen.epilogue import (
     split_body,
 )
 from planish.backends.cpu.codegen.gemm import print_gemm
-from planish.backends.cpu.codegen.gemm_problem import Blocking, Problem
+from planish.backends.cpu.codegen.gemm_problem import Blocking, Problem, RowClip
 from planish.backends.cpu.codegen.packing import pack_columns, pack_matrix
 from planish.backends.cpu.codegen.row_axes import Axis, merge_axes
 from planish.errors import TacticError
 from planish.ir.dtypes import BF16, F32
 from planish.ir.graph import Node, Value
-from planish.ir.shape import Dim
-from planish.ops.convolution import Window, window_of
+from planish.ir.shape import Dim, Shape
+from planish.ops.convolution import Padding, Window, window_of
 from planish.tactics.tactic import YES, Config, Kernel, Operand, Region, Support, Tactic, no
 from planish.tactics.target import Target
 
@@ -104,7 +104,41 @@ def read_convolution(region: Region) -> ConvolutionShape | str:
         return "the padding is symbolic"
     group = int(anchor.attributes.get("group", 1))
     values = None if bias is None else bias.array.astype(np.float32)
-    return ConvolutionShape(anchor, operand, index, window, weight.array, values, group)
+    window, kept = without_dead_taps(window, operand.shape[2:], anchor.output.known_shape[2:])
+    weights = weight.array[(slice(None), slice(None), *kept)]
+    return ConvolutionShape(anchor, operand, index, window, weights, values, group)
+
+
+def without_dead_taps(
+    window: Window, extents: Shape, outputs: Shape
+) -> tuple[Window, tuple[slice, ...]]:
+    """Return `window` without the taps at its rims that only ever see padding, and what is kept.
+
+    A dilation wider than the input leaves the centre alone of a 3x3 kernel.
+    """
+    kernel, begin, end, kept = [], [], [], []
+    for axis, (extent, count) in enumerate(zip(extents, outputs, strict=True)):
+        taps, step, dilation = window.kernel[axis], window.strides[axis], window.dilations[axis]
+        before, after = window.padding.begin[axis], window.padding.end[axis]
+        live = list(range(taps))
+        if isinstance(extent, int) and isinstance(count, int) and isinstance(before, int):
+            first = -before
+            live = [
+                tap
+                for tap in live
+                if any(
+                    0 <= first + position * step + tap * dilation < extent
+                    for position in range(count)
+                )
+            ]
+        if not live:  # nothing but the bias is left: keep one tap, its weights meet zeros
+            live = list(range(taps))
+        kept.append(slice(live[0], live[-1] + 1))
+        kernel.append(live[-1] + 1 - live[0])
+        begin.append(before - live[0] * dilation)
+        end.append(after - (taps - 1 - live[-1]) * dilation)
+    trimmed = replace(window, kernel=tuple(kernel), padding=Padding(tuple(begin), tuple(end)))
+    return trimmed, tuple(kept)
 
 
 def input_behind_casts(value: Value) -> Value | None:
@@ -183,11 +217,13 @@ def _problem(region: Region, target: Target) -> tuple[Problem, Array]:
     loops, run, padded = _walk(shape)
     first = len(region.inputs) + len(region.outputs) + len(epilogue.arrays)
     begin = shape.begin
+    axes = _axes(shape, epilogue)
+    merged = tuple(merge_axes(axes))
     problem = Problem(
         unit=unit,
         kind=kind,
         symbols=region.symbols,
-        axes=tuple(merge_axes(_axes(shape, epilogue))),
+        axes=merged,
         columns=shape.outputs,
         loops=loops,
         run=run,
@@ -199,7 +235,21 @@ def _problem(region: Region, target: Target) -> tuple[Problem, Array]:
         weight_pointer=first,
         bias_pointer=None if epilogue.bias is None else first + 1,
     )
+    if len(axes) > 2 and axes[-2:] == list(merged[-2:]):
+        problem = replace(problem, clip=_clip(shape, loops))
     return problem, _matrices(shape, padded)
+
+
+def _clip(shape: ConvolutionShape, loops: tuple[tuple[int, Dim], ...]) -> RowClip | None:
+    """Return the clip of the kernel's rows, if they are the first K loop."""
+    window, extent = shape.window, shape.operand.shape[-2]
+    rows, dilation = window.kernel[-2], window.dilations[-2]
+    outer = int(np.prod(window.kernel[:-2]))
+    if rows == 1 or outer != 1 or not isinstance(extent, int):
+        return None
+    if not loops or loops[0] != (rows, shape.operand.strides[-2] * dilation):
+        return None
+    return RowClip(window.strides[-2], dilation, shape.begin[-2], extent)
 
 
 def _axes(shape: ConvolutionShape, epilogue: Epilogue) -> list[Axis]:
