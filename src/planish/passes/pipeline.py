@@ -27,6 +27,7 @@ from planish.passes.lower_precision import LowerPrecision
 from planish.passes.refine_types import RefineTypes
 from planish.passes.rules import RULES
 from planish.passes.settle_extents import SettleExtents
+from planish.passes.unroll_loops import UnrollLoops
 
 
 def optimize(graph: Graph, config: BuildConfig) -> list[PassStatistics]:
@@ -70,6 +71,7 @@ def simplify() -> GraphPass:
         "simplify",
         [
             InlineIf(),
+            UnrollLoops(),
             RefineTypes(),
             SettleExtents(),
             FoldConstants(),
