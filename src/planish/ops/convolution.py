@@ -249,6 +249,38 @@ def transposed_extents(
     )
 
 
+def without_dead_taps(
+    window: Window, extents: Shape, outputs: Shape
+) -> tuple[Window, tuple[slice, ...]]:
+    """Return `window` without the taps at its rims that only ever see padding, and what is kept.
+
+    A dilation wider than the input leaves the centre alone of a 3x3 kernel.
+    """
+    kernel, begin, end, kept = [], [], [], []
+    for axis, (extent, count) in enumerate(zip(extents, outputs, strict=True)):
+        taps, step, dilation = window.kernel[axis], window.strides[axis], window.dilations[axis]
+        before, after = window.padding.begin[axis], window.padding.end[axis]
+        live = list(range(taps))
+        if isinstance(extent, int) and isinstance(count, int) and isinstance(before, int):
+            first = -before
+            live = [
+                tap
+                for tap in live
+                if any(
+                    0 <= first + position * step + tap * dilation < extent
+                    for position in range(count)
+                )
+            ]
+        if not live:  # nothing but the bias is left: keep one tap, its weights meet zeros
+            live = list(range(taps))
+        kept.append(slice(live[0], live[-1] + 1))
+        kernel.append(live[-1] + 1 - live[0])
+        begin.append(before - live[0] * dilation)
+        end.append(after - (taps - 1 - live[-1]) * dilation)
+    trimmed = replace(window, kernel=tuple(kernel), padding=Padding(tuple(begin), tuple(end)))
+    return trimmed, tuple(kept)
+
+
 # -- numpy kernels -------------------------------------------------------------------------------
 
 
