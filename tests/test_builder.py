@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import planish
 from planish.build_clock import STAGES
 from planish.config import BuildConfig, Progress
-from planish.errors import BuildCancelled, BuildStopped
+from planish.errors import BuildCancelled, BuildStopped, TacticError
 from planish.ir.text import parse_text
 from planish.plan.serialize import plan_from_json
 from planish.runtime.engine import Engine
@@ -236,6 +237,38 @@ def test_tactic_sources_are_honoured() -> None:
     assert "gemm_conv" in tactics
     assert tactics <= {"gemm_conv", "gemm_matmul", "reference"}
     assert_right(engine)
+
+
+def test_workspace_limit_is_honoured() -> None:
+    free, limit = build(threads=2), 20_000
+    assert max(step.scratch_bytes for step in free.plan.steps) * 2 > limit
+    bound = build(threads=2, workspace_limit=limit)
+    assert max(step.scratch_bytes for step in bound.plan.steps) * 2 <= limit
+    refusals = [text for layer in bound.report.layers for _, text in layer.refusals]
+    assert any("bytes of scratch memory, allowed are 20000" in text for text in refusals)
+    assert_right(bound)
+
+
+def test_no_kernel_within_the_workspace_limit() -> None:
+    nodes = [onnx.helper.make_node("Conv", ["x", "w"], ["y"], name="big", pads=[1, 1, 1, 1])]
+    constants = small_models.weights(0, w=(16, 16, 3, 3))
+    proto = small_models.model(nodes, {"x": (1, 16, 32, 32)}, {"y": (1, 16, 32, 32)}, constants)
+    config = BuildConfig(
+        tune="off", workspace_limit=20_000, tactic_sources=("winograd", "pointwise")
+    )
+    with pytest.raises(TacticError, match="workspace_limit") as caught:
+        planish.build(proto, config)
+    assert "bytes of scratch memory" in caught.value.what
+
+
+def test_regions_without_a_kernel_are_all_named() -> None:
+    with pytest.raises(TacticError) as caught:
+        build(tactic_sources=("gemm_conv", "pointwise"))
+    lines = str(caught.value).splitlines()
+    assert [line.split()[0] for line in lines if "(gemm_conv" in line] == [
+        "right", "pooled", "mean", "classifier"
+    ]  # fmt: skip
+    assert "not among" not in str(caught.value)
 
 
 # -- use by many threads -------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Build an engine from digits.onnx, save it, load it, and compare with ONNX Runtime.
 
-usage: python run.py [--precision fp32|bf16] [--threads N] [--json FILE]
+usage: python run.py [--precision fp32|bf16] [--threads N] [--time-budget SECONDS] [--json FILE]
 
 Prints the accuracy on held-out images and the latency of both runtimes, one image and 32 images at
 a time. ONNX Runtime is optional; without it only Planish is measured.
@@ -63,12 +63,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--time-budget", type=float, default=120.0)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     held_out = np.load(HERE / "held_out.npz")
     images, labels = held_out["images"], held_out["labels"]
 
-    config = planish.BuildConfig(precision=arguments.precision, threads=arguments.threads)
+    config = planish.BuildConfig(
+        precision=arguments.precision,
+        threads=arguments.threads,
+        time_budget=arguments.time_budget,
+    )
     start = time.perf_counter()
     engine = planish.build(HERE / "digits.onnx", config)
     print(f"built in {time.perf_counter() - start:.1f} s: {len(engine.report.layers)} regions")

@@ -59,7 +59,7 @@ def build(model: str | Path | bytes | onnx.ModelProto, config: BuildConfig | Non
         tuned = tune(groups, target, config, backend.assemble, clock)
     with clock.stage("plan"):
         constants = WeightPool()
-        choices = choices_of(groups, target, constants)
+        choices = choices_of(groups, target, constants, config.workspace_limit)
         clock.tell(3, choice_lines(choices))
         plan = make_plan(graph, choices, constants.bytes)
         clock.dump("plan.json", plan_to_json(plan))

@@ -91,7 +91,7 @@ class BuildConfig:
         Seconds that the whole build may take. A correct engine exists early; tuning improves it
         until the budget ends.
     workspace_limit : int or None
-        Bytes of scratch memory that one kernel may use in all.
+        Bytes of scratch memory that one kernel may use, all threads together.
     threads : int or None
         Threads of one inference; None for the cores this process may use.
     tune : str

@@ -25,6 +25,7 @@ from planish.tactics.target import Target
 from planish.tactics.timing_cache import TimingCache
 
 FALLBACK = "reference"  # the tactic that runs a region in numpy
+NOT_ASKED_FOR = "not among tactic_sources"
 LISTED = 10  # regions that a warning names
 
 
@@ -109,16 +110,25 @@ def group_regions(
 
 
 def choices_of(
-    groups: Sequence[Group], target: Target, constants: WeightPool
+    groups: Sequence[Group],
+    target: Target,
+    constants: WeightPool,
+    workspace_limit: int | None = None,
 ) -> dict[Node, Choice]:
     """Build the kernel of every region with its group's best candidate.
 
     The kernels' packed constants go into `constants` one kernel at a time, so that weights are
-    never in memory twice.
+    never in memory twice. Candidates that need more than `workspace_limit` bytes of scratch
+    memory, all threads together, are rejected.
+
+    Raises
+    ------
+    TacticError
+        When every candidate of a region needs more.
     """
     choices: dict[Node, Choice] = {}
     for group in groups:
-        best = group.best
+        best = group.best if workspace_limit is None else _fitting(group, target, workspace_limit)
         alternatives = sorted((t, label) for label, t in group.times.items() if label != best.label)
         for node, region in zip(group.nodes, group.regions, strict=True):
             kernel = build_kernel(best, region, target)
@@ -133,6 +143,23 @@ def choices_of(
                 refusals=(*group.refusals, *sorted(group.rejected.items())),
             )
     return choices
+
+
+def _fitting(group: Group, target: Target, limit: int) -> Candidate:
+    """Return the best candidate of `group` that keeps the workspace limit; reject better ones."""
+    for _ in range(len(group.candidates) - len(group.rejected)):
+        best = group.best
+        kernel = build_kernel(best, group.representative, target)
+        needed = kernel.scratch_bytes * target.threads if isinstance(kernel, Kernel) else 0
+        if needed <= limit:
+            return best
+        group.rejected[best.label] = f"needs {needed} bytes of scratch memory, allowed are {limit}"
+    raise TacticError(
+        f"no kernel runs within a workspace_limit of {limit} bytes: "
+        + "; ".join(f"{label}: {reason}" for label, reason in group.rejected.items()),
+        where=str(group.nodes[0].source),
+        fix="raise BuildConfig.workspace_limit",
+    )
 
 
 def build_kernel(candidate: Candidate, region: Region, target: Target) -> Kernel | ExternalKernel:
@@ -165,7 +192,7 @@ def _new_group(
     refusals: list[tuple[str, str]] = []
     for tactic in sorted(tactics, key=lambda t: (t.rank, t.name)):
         if config.tactic_sources is not None and tactic.name not in config.tactic_sources:
-            refusals.append((tactic.name, "not among tactic_sources"))
+            refusals.append((tactic.name, NOT_ASKED_FOR))
             continue
         support = tactic.supports(region, target)
         if not support:
@@ -199,13 +226,13 @@ def _report_fallbacks(groups: Sequence[Group], config: BuildConfig) -> None:
         return
     if config.fallback == "error" or any(not group.candidates for group in groups):
         listing = "\n".join(
-            f"    {node.source} ({group.representative.kind}): "
-            + "; ".join(f"{name}: {reason}" for name, reason in group.refusals)
+            f"    {node.source} ({group.representative.kind}): {_reasons(group)}"
             for node, group in lacking
         )
         raise TacticError(
             f"{len(lacking)} region(s) have no kernel:\n{listing}",
-            fix='BuildConfig(fallback="reference") runs them in numpy, slowly',
+            fix='BuildConfig(fallback="reference") runs them in numpy, slowly; tactic_sources, '
+            "when given, has to name every tactic that may be used",
         )
     shown = [f"{node.source} ({group.representative.kind})" for node, group in lacking]
     more = f" and {len(shown) - LISTED} more" if len(shown) > LISTED else ""
@@ -215,6 +242,15 @@ def _report_fallbacks(groups: Sequence[Group], config: BuildConfig) -> None:
         FallbackWarning,
         stacklevel=4,
     )
+
+
+def _reasons(group: Group) -> str:
+    """Return why the tactics refuse a group, each reason once with the tactics that give it."""
+    names: dict[str, list[str]] = {}
+    for name, reason in group.refusals:
+        if reason != NOT_ASKED_FOR:
+            names.setdefault(reason, []).append(name)
+    return "; ".join(f"{reason} ({', '.join(given)})" for reason, given in names.items())
 
 
 def operations_of(region: Region) -> str:
