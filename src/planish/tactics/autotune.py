@@ -21,9 +21,9 @@ from planish.tactics.bench import Bench, Measured, Trial
 from planish.tactics.select import Candidate, Group
 from planish.tactics.target import Target
 
-CHALLENGERS = 2  # a group, a wave
+CHALLENGERS = 3  # a group, a wave
 MINIMUM_SHARE = 0.003  # groups below this share of the network's estimated time are not tuned
-HOPELESS = 1.4  # a tactic whose measured best is this much slower gets no more configurations
+HOPELESS = 1.3  # a tactic whose measured best is this much slower gets no more configurations
 ROUNDS = 9
 BATCH_BYTES = 24 << 20  # of a batch's weights; packed for every contender they take several times
 
