@@ -57,11 +57,17 @@ MODULES = {
 }
 
 _factories: dict[str, Factory] = {}
+_checks: dict[str, Callable[[], None]] = {}
 
 
-def register(kind: str, factory: Factory) -> None:
-    """Make `factory` the maker of runners for external kernels of `kind`."""
+def register(kind: str, factory: Factory, check: Callable[[], None] | None = None) -> None:
+    """Make `factory` the maker of runners for external kernels of `kind`.
+
+    `check` raises CompatibilityError when something that the runners need is not installed.
+    """
     _factories[kind] = factory
+    if check is not None:
+        _checks[kind] = check
 
 
 def factory_of(kind: str) -> Factory:
@@ -70,7 +76,7 @@ def factory_of(kind: str) -> Factory:
     Raises
     ------
     CompatibilityError
-        When nothing here implements `kind`.
+        When nothing here implements `kind`, or what it needs is not installed.
     """
     if kind not in _factories and kind in MODULES:
         try:
@@ -86,4 +92,6 @@ def factory_of(kind: str) -> Factory:
             f"the engine needs {kind!r} kernels, which this planish does not have",
             fix=f"build the engine again with this version; known kinds: {', '.join(MODULES)}",
         )
+    if kind in _checks:
+        _checks[kind]()
     return _factories[kind]

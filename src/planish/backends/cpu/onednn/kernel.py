@@ -1,10 +1,10 @@
 """The runner of oneDNN kernels; `planish.runtime.external` imports it when an engine has one.
 
-A `Program` is made when an engine is loaded: primitives are created (their code is generated), and
-the weights, which lie plain in the engine, are copied once into the layout that oneDNN chose. It is
-shared by all threads. Every thread that runs it has its own `_Arguments`: oneDNN memory objects
-whose addresses are set only when they differ from the last call's, which in a steady state they do
-not. Scratch memory is one buffer a thread, shared by all programs.
+A `Program` is made before an engine's first inference: primitives are created (their code is
+generated), and the weights, which lie plain in the engine, are copied once into the layout that
+oneDNN chose. It is shared by all threads. Every thread that runs it has its own `_Arguments`:
+oneDNN memory objects whose addresses are set only when they differ from the last call's, which in a
+steady state they do not. Scratch memory is one buffer a thread, shared by all programs.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from planish.backends.cpu.onednn.library import (
     Library,
     OneDnnError,
     Owned,
+    check_installed,
     library,
 )
 from planish.backends.cpu.onednn.primitives import Chosen, choose, describe
@@ -71,6 +72,9 @@ class _Call:
 class Program:
     """The primitives of one problem in order, with constants in place.
 
+    `implementation` is the name that oneDNN gives to the main primitive's code, `copies` how many
+    operands are copied before or after it.
+
     Parameters
     ----------
     onednn : Library
@@ -97,6 +101,11 @@ class Program:
                 raise OneDnnError(chosen, where=problem.name)
             self.implementation = chosen.implementation
             self._arrange(chosen)
+
+    @property
+    def copies(self) -> int:
+        """Primitives besides the main one."""
+        return len(self.calls) - 1
 
     def _arrange(self, chosen: Chosen) -> None:
         problem, arrangement = self._problem, chosen.arrangement
@@ -250,9 +259,9 @@ class OneDnnRunner:
         self._local = threading.local()
 
     @property
-    def implementation(self) -> str:
-        """Name that oneDNN gives to the implementation it chose."""
-        return self._program.implementation
+    def program(self) -> Program:
+        """The primitives that it runs."""
+        return self._program
 
     def __call__(self, inputs: Sequence[Array], outputs: Sequence[Array | None]) -> Sequence[Array]:
         """Compute the output from views of the operands."""
@@ -293,4 +302,4 @@ def make_onednn_runner(request: ExternalRequest) -> Runner:
     return OneDnnRunner(request)
 
 
-register(KIND, make_onednn_runner)
+register(KIND, make_onednn_runner, check_installed)

@@ -373,13 +373,25 @@ def why_unavailable() -> str | None:
 @functools.cache
 def _found() -> Library | tuple[str, str | None, str]:
     try:
-        return Library(_path())
+        return Library(find_library())
     except CompatibilityError as error:
         return error.what, error.where, error.fix or INSTALL
 
 
-def _path() -> Path:
-    """Return the library's file in the installed wheel."""
+def check_installed() -> None:
+    """Raise CompatibilityError, with the install command, when the wheel is not there."""
+    find_library()
+
+
+@functools.cache
+def find_library() -> Path:
+    """Return the library's file in the installed wheel.
+
+    Raises
+    ------
+    CompatibilityError
+        When it is not installed; the message has the install command.
+    """
     try:
         distribution = importlib.metadata.distribution(PACKAGE)
     except importlib.metadata.PackageNotFoundError as error:

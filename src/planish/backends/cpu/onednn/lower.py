@@ -1,8 +1,9 @@
 """From a region to the parameters of a oneDNN kernel, or the reason why there are none.
 
-The anchor's constant weights are packed as they are; oneDNN lays them out at load. The epilogue has
-to be a chain: every operation takes the result so far, and at most one other tensor that
-broadcasts to it. Casts between float32 and bf16 disappear, as arithmetic is float32 in registers.
+The anchor's constant weights are packed as they are; oneDNN lays them out before the first
+inference. The epilogue has to be a chain: every operation takes the result so far, and at most one
+other tensor that broadcasts to it. Casts between float32 and bf16 disappear, as arithmetic is
+float32 in registers.
 """
 
 from __future__ import annotations

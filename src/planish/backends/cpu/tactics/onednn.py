@@ -3,7 +3,7 @@
 A second, independent implementation of the regions that matter most: it competes with the
 generated kernels by measurement and is their cross-check in the tests. It costs what a library
 costs: a call from Python per region (native segments are cut there), threads of its own, weights
-twice in memory (plain in the engine, in oneDNN's layout once loaded), and copies where activations
+twice in memory (plain in the engine, in oneDNN's layout once it runs), and copies where activations
 lie in a way that its fast implementations do not read (see onednn/primitives.py). Only static
 extents; f32, and bf16 on CPUs with AVX-512 (AMX is used by itself).
 
@@ -47,7 +47,7 @@ class OneDnn(Tactic):
         ]
 
     def build(self, region: Region, config: Config, target: Target) -> ExternalKernel:
-        """Return the kernel with plain weights; oneDNN lays them out at load."""
+        """Return the kernel with plain weights; oneDNN lays them out later."""
         try:
             lowered = lower(region, as_matmul=_by_matmul(region, str(config["as"])))
         except RefusalError as error:
