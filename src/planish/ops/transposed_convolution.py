@@ -64,6 +64,30 @@ def fold_patches(
     return image[(slice(None), slice(None), *inner)]
 
 
+def positions_outside(
+    window: Window, extents: Sequence[Dim], outputs: Sequence[Dim]
+) -> tuple[tuple[int, int], ...] | None:
+    """Return how far before and behind the input a ConvTranspose's taps reach, an axis each.
+
+    Output position o and tap t meet at input position (o + pad - t * dilation) / stride where
+    that is whole; outside the input there are zeros. None when an extent is symbolic.
+    """
+    pairs = []
+    for axis, (extent, count) in enumerate(zip(extents, outputs, strict=True)):
+        pad = window.padding.begin[axis]
+        if not (isinstance(extent, int) and isinstance(count, int) and isinstance(pad, int)):
+            return None
+        stride, dilation = window.strides[axis], window.dilations[axis]
+        at = [
+            (position + pad - tap_ * dilation) // stride
+            for position in (*range(min(stride, count)), *range(max(count - stride, 0), count))
+            for tap_ in range(window.kernel[axis])
+            if (position + pad - tap_ * dilation) % stride == 0
+        ]
+        pairs.append((max(0, -min(at, default=0)), max(0, max(at, default=0) - extent + 1)))
+    return tuple(pairs)
+
+
 class ConvTranspose(Op):
     """Transposed convolution: the gradient of a convolution with respect to its input.
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from planish.ir.graph import Node, Value
 from planish.ir.layout import Halo, Layout, Storage
 from planish.ir.shape import Dim, Shape
-from planish.ops.convolution import resolve_padding
+from planish.ops.convolution import kernel_of, resolve_padding, transposed_window
+from planish.ops.transposed_convolution import positions_outside
 from planish.passes.views import Ranges, follows, no_halo
 
 # work channels-last: every operand of full rank lies N, spatial..., C
@@ -35,7 +36,7 @@ CHANNELS_LAST = frozenset(
     }
 )
 # convolutions read their padding as a halo of zeros
-HALO_READERS = frozenset({"Conv", "ConvInteger"})
+HALO_READERS = frozenset({"Conv", "ConvInteger", "ConvTranspose"})
 # write their output in the order in which their first full operand lies, whatever that is
 FOLLOW = frozenset(
     {
@@ -158,10 +159,19 @@ def halo_of(node: Node, index: int) -> Halo:
         return none
     if anchor.op == "ConvInteger" and anchor.input(2) is not None:
         return none  # the padding is the zero point
-    pairs = resolve_padding(anchor).static
+    pairs = _reach(anchor)
     if pairs is None or any(before < 0 or after < 0 for before, after in pairs):
         return none
     return ((0, 0), (0, 0), *pairs)
+
+
+def _reach(anchor: Node) -> tuple[tuple[int, int], ...] | None:
+    """Return how far before and behind its input a convolution reads, None where not known."""
+    if anchor.op != "ConvTranspose":
+        return resolve_padding(anchor).static
+    extents = anchor.present_inputs[0].known_shape[2:]
+    window = transposed_window(anchor.attributes, extents, kernel_of(anchor))
+    return positions_outside(window, extents, anchor.output.known_shape[2:])
 
 
 def anchor_of(node: Node) -> Node | None:

@@ -54,12 +54,16 @@ class Access:
         Element type in memory.
     strides : tuple of Dim
         In elements, one for each axis of the anchor's output; 0 where it is broadcast.
+    offset : Dim
+        Elements from the pointer to the element of the first position (a phase of a transposed
+        convolution does not start at the first).
     """
 
     name: str
     pointer: int
     dtype: DType
     strides: Shape
+    offset: Dim = 0
 
     @property
     def ctype(self) -> str:

@@ -433,9 +433,10 @@ class _Printer:
         lines.append(f"const int64_t matrix = {' + '.join(matrix) or '0'};")
         for index, access in enumerate(problem.epilogue.accesses, start=1):
             const = "" if access.name.startswith("o") else "const "
+            start = f" + {self.dim(access.offset)}" if access.offset != 0 else ""
             lines.append(
                 f"{const}{access.ctype} *const item_{access.name} = "
-                f"({const}{access.ctype} *)p[{access.pointer}]{self.outer_offset(index)};"
+                f"({const}{access.ctype} *)p[{access.pointer}]{start}{self.outer_offset(index)};"
             )
         return lines
 
