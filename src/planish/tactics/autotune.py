@@ -1,8 +1,8 @@
 """The autotuner: times candidate kernels through the real runtime and keeps the fastest.
 
 Work goes in *waves*. A wave takes every group that still has untried candidates, in network
-order, and gives each a few challengers beside its current best. All kernels of a wave are
-compiled at once and become the steps of one plan, which the real runtime executes many times:
+order, and gives each a few challengers beside its current best. The kernels of a batch of groups
+are compiled at once and become the steps of one plan, which the real runtime executes many times:
 candidates are interleaved, and between two runs of one kernel the rest of the network passes
 through the caches, as it does in an inference. A challenger counts only if its results agree
 with the current best's on the same inputs.
@@ -14,7 +14,7 @@ slow drifts of a shared machine do not decide.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from planish.errors import CompileError
 from planish.tactics.bench import Bench, Measured, Trial
@@ -25,6 +25,8 @@ CHALLENGERS = 3  # a group, a wave
 MINIMUM_SHARE = 0.003  # groups below this share of the network's estimated time are not tuned
 HOPELESS = 1.3  # a tactic whose measured best is this much slower gets no more configurations
 ROUNDS = 9
+MINIMUM_TIMEOUT = 10.0  # seconds for the compiler, when less is left of the budget
+BATCH_GROUPS = 24
 BATCH_BYTES = 24 << 20  # of a batch's weights; packed for every contender they take several times
 
 
@@ -49,6 +51,7 @@ class Tuner:
     bench: Bench
     time_left: Callable[[], float]
     progress: Callable[[int, int, str], None]
+    _longest_batch: float = field(default=0.0, init=False)
 
     def run(self) -> None:
         """Tune until no candidate is left untried or time is up."""
@@ -57,24 +60,23 @@ class Tuner:
                   and g.estimate >= MINIMUM_SHARE * total]  # fmt: skip
         untried = {group.key: list(group.candidates) for group in active}
         planned = sum(len(group.candidates) for group in active)
-        longest_wave = 0.0
-        while self.time_left() > longest_wave:
+        while any(untried.values()):
             wave = [group for group in active if untried[group.key]]
-            if not wave:
-                return
-            before = self.time_left()
-            self._wave(wave, untried)
-            longest_wave = max(longest_wave, before - self.time_left())
-            left = sum(len(candidates) for candidates in untried.values())
-            self.progress(planned - left, planned, f"{len(wave)} regions in this wave")
+            for batch in _batches(wave):
+                if not self._has_time():
+                    return
+                self._measure_batch(batch, untried)
+                left = sum(len(candidates) for candidates in untried.values())
+                self.progress(planned - left, planned, f"{len(batch)} regions at once")
 
-    def _wave(self, wave: Sequence[Group], untried: dict[str, list[Candidate]]) -> None:
-        for batch in _batches(wave):
-            trials: list[Trial] = []
-            for group in batch:
-                trials += self._trials(group, untried)
-            self._measure(trials)
-        for group in wave:
+    def _has_time(self) -> bool:
+        return self.time_left() > self._longest_batch
+
+    def _measure_batch(self, batch: Sequence[Group], untried: dict[str, list[Candidate]]) -> None:
+        before = self.time_left()
+        self._measure([trial for group in batch for trial in self._trials(group, untried)])
+        self._longest_batch = max(self._longest_batch, before - self.time_left())
+        for group in batch:
             untried[group.key] = _hopeful(group, untried[group.key])
 
     def _trials(self, group: Group, untried: dict[str, list[Candidate]]) -> list[Trial]:
@@ -94,7 +96,7 @@ class Tuner:
         if not trials:
             return
         try:
-            results = self.bench.measure(trials, ROUNDS)
+            results = self.bench.measure(trials, ROUNDS, max(self.time_left(), MINIMUM_TIMEOUT))
         except CompileError as error:
             if len(trials) == 1:
                 trials[0].group.rejected[trials[0].candidate.label] = f"does not compile: {error}"
@@ -132,15 +134,15 @@ def _hopeful(group: Group, candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _batches(groups: Sequence[Group]) -> list[list[Group]]:
-    """Return `groups` in lists whose weights together stay within BATCH_BYTES."""
-    batches: list[list[Group]] = []
-    size = BATCH_BYTES
+    """Return `groups` in lists of bounded number and weight."""
+    batches: list[list[Group]] = [[]]
+    size = 0
     for group in groups:
         constants = group.representative.body.constants()
         weights = sum(value.array.nbytes for value in constants)
-        if not batches or size + weights > BATCH_BYTES:
+        if size + weights > BATCH_BYTES or len(batches[-1]) == BATCH_GROUPS:
             batches.append([])
             size = 0
         batches[-1].append(group)
         size += weights
-    return batches
+    return [batch for batch in batches if batch]

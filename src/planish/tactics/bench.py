@@ -31,7 +31,8 @@ from planish.tactics.target import Target
 ALIGNMENT = 256
 SLACK = 256  # bytes behind every buffer that kernels may read
 
-Compile = Callable[[Plan, Mapping[str, Kernel], Target], NativeCode]
+# plan, kernels by function name, target, seconds after which the compiler is stopped
+Compile = Callable[[Plan, Mapping[str, Kernel], Target, float | None], NativeCode]
 Array = np.ndarray
 
 
@@ -65,8 +66,8 @@ class Bench:
         self.target = target
         self.compile_plan = compile_plan
 
-    def measure(self, trials: Sequence[Trial], rounds: int) -> list[Measured]:
-        """Return a measurement of each trial.
+    def measure(self, trials: Sequence[Trial], rounds: int, timeout: float) -> list[Measured]:
+        """Return a measurement of each trial; compilers are stopped after `timeout` seconds.
 
         Raises
         ------
@@ -75,7 +76,7 @@ class Bench:
         """
         parts = [_Part(group, self.target) for group in _parts(trials, os.cpu_count() or 1)]
         with ThreadPoolExecutor(len(parts)) as pool:  # the compilers are processes of their own
-            codes = list(pool.map(lambda part: part.compile(self.compile_plan), parts))
+            codes = list(pool.map(lambda part: part.compile(self.compile_plan, timeout), parts))
         measured: dict[int, Measured] = {}
         try:
             for part, code in zip(parts, codes, strict=True):
@@ -111,9 +112,9 @@ class _Part:
             self.kernels[step.name] = replace(kernel, packed=())  # the layout has the constants
         return step
 
-    def compile(self, compile_plan: Compile) -> NativeCode | None:
+    def compile(self, compile_plan: Compile, timeout: float) -> NativeCode | None:
         """Return the code of the native trials, None when there are none."""
-        return compile_plan(self.plan, self.kernels, self.target) if self.kernels else None
+        return compile_plan(self.plan, self.kernels, self.target, timeout) if self.kernels else None
 
     def prepare(self, code: NativeCode | None) -> None:
         """Load the code, fill the inputs, and compare the trials of each group."""
