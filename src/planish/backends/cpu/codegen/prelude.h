@@ -628,3 +628,31 @@ static __attribute__((unused, noinline)) void planish_rows_times_panels(
         for (; r < rows; ++r) planish_panel_row(x + r * xp, panel, depth, y + r * yp + c);
     }
 }
+
+/* ---- sampling -------------------------------------------------------------------------------- */
+
+/* Mirror x at low and high until it lies between them; x itself where it does already. */
+PLANISH_INLINE float planish_reflect(float x, float low, float high) {
+    const float span = high - low, period = 2.0f * span;
+    const float distance = planish_abs(x - low);
+    const float rest = distance - period * planish_floor(distance / period);
+    const float mirrored = low + (rest > span ? period - rest : rest);
+    const float moved = span > 0 ? mirrored : low;
+    return (x < low) | (x > high) ? moved : x;
+}
+/* A position as an integer in [-1, n], NaN as -1. */
+PLANISH_INLINE int32_t planish_position(float x, int32_t n) {
+    const float known = x == x ? planish_round(x) : -1.0f;
+    return (int32_t)planish_clip(known, -1.0f, (float)n);
+}
+PLANISH_INLINE int32_t planish_clamp_i32(int32_t x, int32_t low, int32_t high) {
+    return x < low ? low : x > high ? high : x;
+}
+/* The cubic convolution kernel (Keys 1981) with coefficient a at distance d. */
+PLANISH_INLINE float planish_cubic(float d, float a) {
+    const float q = planish_abs(d);
+    const float near = ((a + 2.0f) * q - (a + 3.0f)) * q * q + 1.0f;
+    const float far = ((a * q - 5.0f * a) * q + 8.0f * a) * q - 4.0f * a;
+    const float outer = q < 2.0f ? far : 0.0f;
+    return q <= 1.0f ? near : outer;
+}
