@@ -33,6 +33,7 @@ WIDE_SHAPES = (
     (1, 8),
 )
 NARROW_SHAPES = ((6, 2), (4, 3), (5, 2), (12, 1), (3, 3), (2, 4), (1, 6))
+FOLDED_SHAPES = ((12, 1), (8, 1), (16, 1), (14, 1))
 TILE_CYCLES = 30.0  # call, address arithmetic, first loads
 CELL_CYCLES = 1.2  # start and finish of one accumulator
 L2_LOAD_CYCLES = 0.1  # what a load of weights costs beyond its slot when a panel exceeds L1
@@ -63,6 +64,8 @@ def candidate_blockings(
         Symbols at the extents to tune for.
     """
     shapes = WIDE_SHAPES if problem.unit.lanes == 16 else NARROW_SHAPES
+    if problem.kind.fold > 1:
+        shapes = FOLDED_SHAPES
     found: dict[tuple[object, ...], _Candidate] = {}
     for rows, vectors in shapes:
         tiling = problem.tiling(rows)
@@ -121,6 +124,26 @@ def _tile_counts(tiling: Tiling, bindings: dict[str, int]) -> list[tuple[int, in
     return [entry for entry in counts if entry[0] and entry[1]]
 
 
+def fold_columns(problem: Problem) -> Problem:
+    """Return `problem` with as many lanes a column as shorten its K loop, if columns are few."""
+    kind, unit = problem.kind, problem.unit
+    if unit.lanes != 16 or problem.right is not None or kind.input_ctype != kind.ctype:
+        return problem
+    if not isinstance(problem.columns, int) or not isinstance(problem.run, int):
+        return problem
+    best, fold = problem, 2
+    while problem.columns * fold <= unit.lanes:
+        folded = replace(problem, kind=kind.folded(fold))
+        if _steps(folded) * 1.3 < _steps(best):
+            best = folded
+        fold *= 2
+    return best
+
+
+def _steps(problem: Problem) -> float:
+    return extent_at(problem.depth, {}) / problem.kind.group
+
+
 def extent_at(dim: Dim, bindings: dict[str, int]) -> int:
     """Return an extent at the shapes to tune for."""
     return dim if isinstance(dim, int) else evaluate(dim, bindings)
@@ -141,7 +164,7 @@ def _arrange(
     if problem.right is not None:
         # panels are packed by the item that uses them: all tiles of a plane belong to one item
         return _spread_panels(problem, Blocking(candidate.rows, candidate.vectors), columns, target)
-    if weights <= target.l2 // 2 and tiles > 1:
+    if problem.kind.fold > 1 or (weights <= target.l2 // 2 and tiles > 1):
         block = max(1, min(tiles, target.l1 // 2 // max(tile_bytes, 1)))
         blocking = replace(blocking, order="m", tiles=block, panels=0)
         return _spread(problem, blocking, candidate, target, bindings)
@@ -236,7 +259,7 @@ def _variations(
 ) -> Sequence[Blocking]:
     """Return other loop orders, prefetch distances and K blockings for one tile shape."""
     base = _arrange(problem, candidate, target, bindings)
-    if problem.right is not None:
+    if problem.right is not None or problem.kind.fold > 1:
         return []
     tiles = extent_at(candidate.tiling.count, bindings)
     variations = [replace(base, ahead=not base.ahead), replace(base, prefetch=8)]

@@ -8,7 +8,7 @@ same for all kinds, so a new kind is one more row here and its instruction in ve
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planish.ir.dtypes import BF16, F32, DType
 from planish.tactics.target import Target
@@ -28,12 +28,21 @@ class ElementKind:
         Consecutive K elements that one 32-bit lane takes.
     input_ctype : str
         C type in memory of the broadcast operand.
+    fold : int
+        Neighbouring lanes that hold partial sums of one column. Few columns would leave lanes
+        empty; with `fold` lanes a column, each step takes `fold` times as many K elements
+        (`group` counts them all) and the lanes are added up at the end.
     """
 
     dtype: DType
     ctype: str
     group: int
     input_ctype: str
+    fold: int = 1
+
+    def folded(self, fold: int) -> ElementKind:
+        """Return this kind with `fold` lanes a column."""
+        return replace(self, group=self.group // self.fold * fold, fold=fold)
 
     def padded(self, run: int) -> int:
         """Return `run` K elements rounded up to whole groups."""

@@ -86,18 +86,19 @@ class _Printer:
 
     @property
     def masked(self) -> bool:
-        return self.columns.remainder != self.problem.unit.lanes
+        return self.columns.remainder != self.problem.lanes
 
     @property
     def inline(self) -> bool:
         # symbolic columns leave any vector of a panel partly filled: only the buffer can do that
-        return self.problem.epilogue.form == "inline" and isinstance(self.problem.columns, int)
+        whole = isinstance(self.problem.columns, int) and self.problem.kind.fold == 1
+        return self.problem.epilogue.form == "inline" and whole
 
     @property
     def panel_count(self) -> Dim:
         if isinstance(self.problem.columns, int):
             return self.columns.panels
-        return ceildiv(self.problem.columns, self.columns.vectors * self.problem.unit.lanes)
+        return ceildiv(self.problem.columns, self.columns.vectors * self.problem.lanes)
 
     @property
     def buffered(self) -> bool:
@@ -106,7 +107,7 @@ class _Printer:
 
     @property
     def tile_floats(self) -> int:
-        return self.tiling.rows * self.columns.vectors * self.problem.unit.lanes
+        return self.tiling.rows * self.columns.vectors * self.problem.lanes
 
     @property
     def block_tiles(self) -> Dim:
@@ -131,7 +132,7 @@ class _Printer:
             return 0
         kind = self.problem.kind
         depth = evaluate(self.problem.depth, self.largest)
-        size = depth * self.columns.vectors * self.problem.unit.lanes * kind.dtype.itemsize
+        size = depth * self.columns.vectors * self.problem.lanes * kind.dtype.itemsize
         return -(-size // 64) * 64
 
     @property
@@ -139,7 +140,9 @@ class _Printer:
         if not self.buffered:
             return 0
         tiles = self.block_tiles if self.hoisted else 1
-        return self.tile_floats * (tiles if isinstance(tiles, int) else 1)
+        # folded rows are shorter than the vectors that the epilogue reads: some slack behind them
+        slack = self.problem.unit.lanes if self.problem.kind.fold > 1 else 0
+        return self.tile_floats * (tiles if isinstance(tiles, int) else 1) + slack
 
     @property
     def ahead_lines(self) -> int:
@@ -229,6 +232,8 @@ class _Printer:
         )
         store = [f"{v}_store(acc + {(r * tile.vectors + i) * lanes}, c{r}_{i});" for r, i in cells]
         finish = self.print_inline_finish(tile) if self.inline else store
+        if problem.kind.fold > 1:
+            finish = self.print_folded_store(tile)
         if self.hoisted and self.inline:
             finish = ["if (!last) {", *store, "return;", "}", *finish]
         lines += finish
@@ -245,7 +250,7 @@ class _Printer:
         depth = self.problem.depth
         if not isinstance(depth, int):
             return 0
-        return depth // self.problem.loops[0][0] * tile.vectors * self.problem.unit.lanes
+        return depth // self.problem.loops[0][0] * tile.vectors * self.problem.lanes
 
     def print_clip(self) -> list[str]:
         """Return the bounds of the first K loop at line y, and what follows for hoisted loops."""
@@ -273,7 +278,7 @@ class _Printer:
     def print_start(self, tile: Tile) -> list[str]:
         """Return the statements that give accumulators their first value."""
         v, lanes = self.problem.unit.prefix, self.problem.unit.lanes
-        if self.problem.bias_pointer is None:
+        if self.problem.bias_pointer is None or self.problem.kind.fold > 1:
             first = [f"{v}_zero()"] * tile.vectors
         else:
             first = [f"{v}_load(bias + {i * lanes})" for i in range(tile.vectors)]
@@ -281,6 +286,18 @@ class _Printer:
         for i, expression in enumerate(first):
             chain = " = ".join(f"c{row}_{i}" for row in range(tile.rows))
             lines.append(f"{chain} = {expression};")
+        return lines
+
+    def print_folded_store(self, tile: Tile) -> list[str]:
+        """Return the statements that add up each column's lanes and store a row's columns."""
+        v, lanes, fold = self.problem.unit.prefix, self.problem.lanes, self.problem.kind.fold
+        lines = []
+        start = "" if self.problem.bias_pointer is None else " + start"
+        if start:
+            lines.append(f"const {v} start = {v}_load_part(bias, {lanes});")
+        for row in range(tile.rows):
+            total = f"{v}_fold{fold}(c{row}_0){start}"
+            lines.append(f"{v}_store_part(acc + {row * lanes}, {total}, {lanes});")
         return lines
 
     def tile_parameters(self) -> str:
@@ -450,7 +467,7 @@ class _Printer:
 
     def print_panel(self) -> list[str]:
         problem, columns = self.problem, self.columns
-        lanes, depth = problem.unit.lanes, problem.depth
+        lanes, depth = problem.lanes, problem.depth
         wide = str(columns.vectors)
         if columns.narrow:
             wide = f"(panel < {columns.wide} ? {columns.vectors} : {columns.vectors - 1})"
@@ -577,7 +594,7 @@ class _Printer:
             "continue;",
             "}",
         ]
-        step = f" acc += {{}} * vectors * {self.problem.unit.lanes};" if self.buffered else ""
+        step = f" acc += {{}} * vectors * {self.problem.lanes};" if self.buffered else ""
         for piece in self.tiling.pieces:
             lines += [
                 f"while (left >= {piece}) {{",
@@ -596,7 +613,7 @@ class _Printer:
             calls.append((conditions, [f"@NAME@_{name}({self.call_arguments(offset)});"]))
         lines = _choose(calls)
         if not self.inline:
-            lanes = self.problem.unit.lanes
+            lanes = self.problem.lanes
             pointers = "".join(f", {self.position(i)}" for i in self.access_indices())
             guard = "if (last) " if self.hoisted else ""
             lines.append(

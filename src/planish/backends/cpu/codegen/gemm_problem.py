@@ -151,6 +151,11 @@ class Problem:
     clip: RowClip | None = None
 
     @property
+    def lanes(self) -> int:
+        """Columns of a vector."""
+        return self.unit.lanes // self.kind.fold
+
+    @property
     def depth(self) -> Dim:
         """K in packed elements."""
         group = self.kind.group
@@ -206,7 +211,7 @@ class Problem:
         With symbolic columns these are the panels of the extents in `bindings`, or of one panel.
         """
         if isinstance(self.columns, int):
-            return split_columns(self.columns, self.unit.lanes, vectors)
+            return split_columns(self.columns, self.lanes, vectors)
         if bindings is None:
-            return Columns(vectors * self.unit.lanes, self.unit.lanes, vectors, 1, 0)
-        return split_columns(evaluate(self.columns, bindings), self.unit.lanes, vectors)
+            return Columns(vectors * self.lanes, self.lanes, vectors, 1, 0)
+        return split_columns(evaluate(self.columns, bindings), self.lanes, vectors)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planish.backends.cpu.codegen.element import ElementKind, VectorUnit
+from planish.ir.dtypes import F32
 
 MINIMUM_CHAINS = 8  # independent accumulators that hide the FMA latency (4 cycles, 2 ports)
 SHORT_RUN = 8  # K steps of a run that are printed without a loop
@@ -123,7 +124,7 @@ def _cells(tile: Tile) -> list[tuple[int, int]]:
 def _print_dynamic_run(
     tile: Tile, run: str, kind: ElementKind, unit: VectorUnit, pointer: str
 ) -> list[str]:
-    group, step = kind.group, tile.vectors * unit.lanes * kind.group
+    group, step = kind.group, tile.vectors * _elements(kind, unit)
     lines = [
         f"const int64_t run = {run};",
         "int64_t k = 0;",
@@ -133,7 +134,7 @@ def _print_dynamic_run(
     ]
     if group == 1:
         return lines
-    rest = _print_step(tile, kind, unit, f"{pointer} + k", 0, 0, 0, single=True)
+    rest = _print_step(tile, kind, unit, f"{pointer} + k", 0, 0, 0, part="1")
     return [*lines, "if (k < run) {", *rest, f"b += {step};", "}"]
 
 
@@ -148,7 +149,7 @@ def _print_run(
 ) -> list[str]:
     whole, rest = divmod(run, kind.group)
     splits = chains_of(tile)
-    step = tile.vectors * unit.lanes * kind.group
+    step = tile.vectors * _elements(kind, unit)
     lines: list[str] = []
     tail = 0
     if whole > SHORT_RUN:
@@ -170,7 +171,7 @@ def _print_run(
     for index in range(tail):
         lines += _print_step(tile, kind, unit, base, index, index % splits, 0)
     if rest:
-        lines += _print_step(tile, kind, unit, base, tail, tail % splits, 0, single=True)
+        lines += _print_step(tile, kind, unit, base, tail, tail % splits, 0, part=str(rest))
     advance = (tail + bool(rest)) * step
     return [*lines, f"b += {advance};"] if advance else lines
 
@@ -183,13 +184,14 @@ def _print_step(
     index: int,
     split: int,
     prefetch: int,
-    single: bool = False,
+    part: str = "",
 ) -> list[str]:
     """Return one K step: load the weights' registers, broadcast each row, multiply and add."""
     v = unit.prefix
-    width = unit.lanes * kind.group
-    register = v if kind.group == 1 else "__m512i"
-    load = "load" if kind.group == 1 else "load_pairs"
+    width = _elements(kind, unit)
+    floats = kind.dtype is F32
+    register = v if floats else "__m512i"
+    load = "load" if floats else "load_pairs"
     lines = ["{"]
     for vector in range(tile.vectors):
         offset = (index * tile.vectors + vector) * width
@@ -201,23 +203,40 @@ def _print_step(
         address = f"{pointer} + {offset}" if offset != "0" else pointer
         if index:
             address += f" + {index * kind.group}"
-        lines.append("{ " + _broadcast(kind, v, address, single))
+        lines.append("{ " + _broadcast(kind, v, address, part))
         for vector in range(tile.vectors):
             cell = f"{row}_{vector}"
             target = f"s{split}_{cell}" if split else f"c{cell}"
-            function = "fma" if kind.group == 1 else "dot"
+            function = "fma" if floats else "dot"
             lines.append(f"{target} = {v}_{function}(x, b{vector}, {target});")
         lines.append("}")
     return [*lines, "}"]
 
 
-def _broadcast(kind: ElementKind, v: str, address: str, single: bool) -> str:
+def _elements(kind: ElementKind, unit: VectorUnit) -> int:
+    """Return the packed elements of one register."""
+    return unit.lanes // kind.fold * kind.group
+
+
+def _broadcast(kind: ElementKind, v: str, address: str, part: str) -> str:
+    """Return the declaration of ``x``: a row's group of K elements in every column's lanes.
+
+    `part` is how many elements of the group there are, if not all.
+    """
+    if kind.fold > 1:
+        words = f"{v}_words{kind.fold}({address})"
+        if part:
+            halves = f"{part} * 2" if kind.dtype is F32 else part
+            words = f"{v}_words_part({address}, {halves}, {kind.fold})"
+        if kind.dtype is F32:
+            return f"const {v} x = ({v}){words};"
+        return f"const __m512i x = {words};"
     if kind.group == 1:
-        value = (
-            f"*({address})" if kind.input_ctype == "float" else f"planish_from_bf16(*({address}))"
-        )
+        value = f"*({address})"
+        if kind.input_ctype != "float":
+            value = f"planish_from_bf16({value})"
         return f"const {v} x = {v}_set1({value});"
-    return f"const __m512i x = {v}_{'single' if single else 'pair'}({address});"
+    return f"const __m512i x = {v}_{'single' if part else 'pair'}({address});"
 
 
 def print_block(lines: Sequence[str], indent: int = 1) -> str:

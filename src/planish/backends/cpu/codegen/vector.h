@@ -80,6 +80,46 @@ PLANISH_INLINE __m512i planish_v16_pair(const uint16_t *p) {
 }
 PLANISH_INLINE __m512i planish_v16_single(const uint16_t *p) { return _mm512_set1_epi32(*p); }
 PLANISH_INLINE __m512i planish_v16_load_pairs(const uint16_t *p) { return _mm512_loadu_si512(p); }
+/* f words of 32 bits, repeated over the register; and the first of them by half words, rest zero */
+PLANISH_INLINE __m512i planish_v16_words2(const void *p) {
+    int64_t words;
+    memcpy(&words, p, 8);
+    return _mm512_set1_epi64(words);
+}
+PLANISH_INLINE __m512i planish_v16_words4(const void *p) {
+    return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p));
+}
+PLANISH_INLINE __m512i planish_v16_words8(const void *p) {
+    return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)p));
+}
+PLANISH_INLINE __m512i planish_v16_words16(const void *p) { return _mm512_loadu_si512(p); }
+PLANISH_INLINE __m512i planish_v16_words_part(const void *p, int halves, int f) {
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i x = _mm512_maskz_loadu_epi16((__mmask32)((1ull << halves) - 1u), p);
+    return _mm512_permutexvar_epi32(_mm512_and_si512(lane, _mm512_set1_epi32(f - 1)), x);
+}
+/* Sums of each f neighbouring lanes, moved to the front. */
+PLANISH_INLINE planish_v16 planish_v16_pair_sums(planish_v16 x) {
+    return x + _mm512_permute_ps(x, 0xb1);
+}
+PLANISH_INLINE planish_v16 planish_v16_fold2(planish_v16 x) {
+    return _mm512_maskz_compress_ps(0x5555, planish_v16_pair_sums(x));
+}
+PLANISH_INLINE planish_v16 planish_v16_quad_sums(planish_v16 x) {
+    const planish_v16 pairs = planish_v16_pair_sums(x);
+    return pairs + _mm512_permute_ps(pairs, 0x4e);
+}
+PLANISH_INLINE planish_v16 planish_v16_fold4(planish_v16 x) {
+    return _mm512_maskz_compress_ps(0x1111, planish_v16_quad_sums(x));
+}
+PLANISH_INLINE planish_v16 planish_v16_fold8(planish_v16 x) {
+    const planish_v16 quads = planish_v16_quad_sums(x);
+    const planish_v16 sums = quads + _mm512_shuffle_f32x4(quads, quads, 0xb1);
+    return _mm512_maskz_compress_ps(0x0101, sums);
+}
+PLANISH_INLINE planish_v16 planish_v16_fold16(planish_v16 x) {
+    return _mm512_castps128_ps512(_mm_set_ss(_mm512_reduce_add_ps(x)));
+}
 #if defined(__AVX512BF16__)
 PLANISH_INLINE planish_v16 planish_v16_dot(__m512i a, __m512i b, planish_v16 acc) {
     return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b);

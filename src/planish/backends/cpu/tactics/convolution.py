@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from planish.backends.cpu.codegen.blocking import candidate_blockings
+from planish.backends.cpu.codegen.blocking import candidate_blockings, fold_columns
 from planish.backends.cpu.codegen.element import vector_unit
 from planish.backends.cpu.codegen.epilogue import (
     Epilogue,
@@ -203,6 +203,7 @@ def _problem(region: Region, target: Target) -> tuple[Problem, Array]:
         weight_pointer=first,
         bias_pointer=None if epilogue.bias is None else first + 1,
     )
+    problem = fold_columns(problem)
     if len(axes) > 2 and axes[-2:] == list(merged[-2:]):
         problem = replace(problem, clip=_clip(shape, loops))
     return problem, _matrices(shape, padded)

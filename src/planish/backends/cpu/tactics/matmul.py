@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from planish.backends.cpu.codegen.blocking import candidate_blockings
+from planish.backends.cpu.codegen.blocking import candidate_blockings, fold_columns
 from planish.backends.cpu.codegen.element import (
     WIDENED,
     ElementKind,
@@ -210,7 +210,7 @@ def _problem(region: Region, target: Target) -> tuple[Problem, _Constants]:
     )
     if right.array is None:
         problem = _with_right(problem, right)
-    return problem, constants
+    return fold_columns(problem), constants
 
 
 def _with_right(problem: Problem, right: _Side) -> Problem:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from planish.backends.cpu.codegen.blocking import candidate_blockings
+from planish.backends.cpu.codegen.blocking import candidate_blockings, fold_columns
 from planish.backends.cpu.codegen.element import VectorUnit, vector_unit
 from planish.backends.cpu.codegen.epilogue import (
     Access,
@@ -138,12 +138,13 @@ class PhasedTransposedConvolution(Tactic):
         for number, phase in enumerate(convolution.phases):
             problem = _problem(region, convolution, epilogue, unit, phase, number)
             printed = print_gemm(problem, blocking)
-            columns = printed.columns
+            if columns is None or printed.columns.padded > columns.padded:
+                columns = printed.columns  # phases with folded lanes pad less
             sources.append(printed.source.replace("@NAME@", f"@NAME@_phase{number}"))
             items.append(printed.items)
             matrix = _matrix(convolution, phase)
             run = problem.run if isinstance(problem.run, int) else 1
-            packed.append(pack_matrix(matrix, run, columns, problem.kind))
+            packed.append(pack_matrix(matrix, run, printed.columns, problem.kind))
             scratch = max(scratch, printed.scratch_bytes)
         if epilogue.bias is not None and columns is not None:
             packed.append(pack_columns(epilogue.bias.reshape(convolution.group, -1), columns))
@@ -262,7 +263,7 @@ def _problem(
     offset: Dim = 0
     for part, stride in zip(phase, operand.strides[2:], strict=True):
         offset = offset + stride * part.first
-    return Problem(
+    problem = Problem(
         unit=unit,
         kind=unit.kind_in_place(operand.dtype),
         symbols=region.symbols,
@@ -276,6 +277,8 @@ def _problem(
         weight_pointer=first + number,
         bias_pointer=None if epilogue.bias is None else first + len(convolution.phases),
     )
+    # groups find their bias by the padding of the columns: it has to be the same in all phases
+    return problem if convolution.group > 1 else fold_columns(problem)
 
 
 def _walk(
