@@ -1,13 +1,15 @@
 """Latency of whole models, side by side with ONNX Runtime and OpenVINO, and the build's own figures.
 
 usage: python models.py MODEL.onnx... [--threads 1] [--batch 1] [--sequence 128]
-                        [--precision fp32|bf16] [--rounds 12] [--burst 10] [--json FILE]
+                        [--precision fp32|bf16] [--tune measure|off] [--rounds 12] [--burst 10]
+                        [--json FILE]
 
 One process per runtime, all pinned to the same cores, taking turns in bursts in alternating order.
 The figure is the median; the ratio is the median over rounds of (peer's burst median / Planish's):
 above 1 means Planish is faster. Planish's results are compared with ONNX Runtime's before anything
 is timed. For Planish the row also has: seconds of the build (tuned and with tune="off"),
-milliseconds of the load, bytes of the arena and of the largest live set.
+milliseconds of the load, bytes of the arena and of the largest live set. With --tune off only the
+untuned engine is built and measured.
 """
 
 from __future__ import annotations
@@ -53,18 +55,21 @@ def feeds_of(path: Path, batch: int, sequence: int) -> Feeds:
     return feeds
 
 
-def planish_runner(path: Path, threads: int, precision: str, feeds: Feeds) -> tuple[Any, dict[str, Any]]:
+def planish_runner(
+    path: Path, threads: int, precision: str, feeds: Feeds, tune: str
+) -> tuple[Any, dict[str, Any]]:
     """Build, save, load; return the engine's run and the build's figures."""
     import planish
 
     profiles = {name: planish.Profile(a.shape, a.shape, a.shape) for name, a in feeds.items()}
     options = dict(precision=precision, threads=threads, profiles=profiles)
     start = time.perf_counter()
-    planish.build(path, planish.BuildConfig(**options, tune="off"))
-    untuned = time.perf_counter() - start
-    start = time.perf_counter()
-    engine = planish.build(path, planish.BuildConfig(**options))
-    tuned = time.perf_counter() - start
+    engine = planish.build(path, planish.BuildConfig(**options, tune="off"))
+    figures = {"build_untuned_s": round(time.perf_counter() - start, 2)}
+    if tune != "off":
+        start = time.perf_counter()
+        engine = planish.build(path, planish.BuildConfig(**options, tune=tune))
+        figures["build_s"] = round(time.perf_counter() - start, 2)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.plan"
         engine.save(file)
@@ -72,18 +77,16 @@ def planish_runner(path: Path, threads: int, precision: str, feeds: Feeds) -> tu
         engine = planish.load(file)
         loaded = time.perf_counter() - start
         engine.run(feeds)  # maps and copies the weights before the file goes
-    figures = {
-        "build_s": round(tuned, 2), "build_untuned_s": round(untuned, 2),
-        "load_ms": round(loaded * 1e3, 2), **engine.report.memory,
-    }  # fmt: skip
-    return engine.run, figures
+    return engine.run, {**figures, "load_ms": round(loaded * 1e3, 2), **engine.report.memory}
 
 
-def runner_of(engine: str, path: Path, threads: int, feeds: Feeds) -> tuple[Any, dict[str, Any]]:
+def runner_of(
+    engine: str, path: Path, threads: int, feeds: Feeds, tune: str = "off"
+) -> tuple[Any, dict[str, Any]]:
     """Return a function of the feeds, and figures about its setup."""
     kind, _, precision = engine.partition(":")
     if kind == "planish":
-        return planish_runner(path, threads, precision or "fp32", feeds)
+        return planish_runner(path, threads, precision or "fp32", feeds, tune)
     if kind == "onnxruntime":
         import onnxruntime
 
@@ -100,11 +103,12 @@ def runner_of(engine: str, path: Path, threads: int, feeds: Feeds) -> tuple[Any,
     return (lambda given: request.infer(given, share_inputs=True, share_outputs=True)), {}
 
 
-def worker(engine: str, path: Path, threads: int, batch: int, sequence: int) -> None:
+def worker(engine: str, arguments: argparse.Namespace) -> None:
     """Serve bursts: read a count, run that often, print the seconds."""
-    os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:threads]))
-    feeds = feeds_of(path, batch, sequence)
-    run, figures = runner_of(engine, path, threads, feeds)
+    path, threads = arguments.models[0], arguments.threads
+    os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[-threads:]))
+    feeds = feeds_of(path, arguments.batch, arguments.sequence)
+    run, figures = runner_of(engine, path, threads, feeds, arguments.tune)
     if engine.startswith("planish"):
         figures["max_error"] = difference(run, path, threads, feeds)
     for _ in range(5):
@@ -134,7 +138,7 @@ def compare(path: Path, engines: list[str], arguments: argparse.Namespace) -> li
     """Run all engines on one model and return a row for each."""
     processes, figures = {}, {}
     common = ["--threads", str(arguments.threads), "--batch", str(arguments.batch),
-              "--sequence", str(arguments.sequence)]  # fmt: skip
+              "--sequence", str(arguments.sequence), "--tune", arguments.tune]  # fmt: skip
     environment = dict(os.environ, OMP_WAIT_POLICY="PASSIVE", OMP_NUM_THREADS=str(arguments.threads))
     for engine in engines:
         process = subprocess.Popen(
@@ -183,14 +187,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--sequence", type=int, default=128)
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--tune", default="measure", choices=("measure", "off"))
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--burst", type=int, default=10)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker")
     arguments = parser.parse_args()
     if arguments.worker:
-        worker(arguments.worker, arguments.models[0], arguments.threads, arguments.batch,
-               arguments.sequence)  # fmt: skip
+        worker(arguments.worker, arguments)
         return
     engines = (["planish", "onnxruntime", "openvino"] if arguments.precision == "fp32"
                else ["planish:bf16", "openvino:bf16"])  # fmt: skip
