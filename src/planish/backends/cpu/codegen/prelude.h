@@ -435,23 +435,28 @@ PLANISH_TRANSPOSE_SCALAR(planish_transpose_u64, uint64_t)
 PLANISH_INLINE void planish_transpose_block_u32(const uint32_t *src, int64_t sp, uint32_t *dst,
                                                 int64_t dp) {
     __m512i r[16], t[16];
+#pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_si512(src + i * sp);
+#pragma GCC unroll 16
     for (int i = 0; i < 8; ++i) {
         t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
         t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 4; ++i) {
         r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
         r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
         r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
         r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 4; ++i) {
         t[i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0x88);
         t[4 + i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0xdd);
         t[8 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0x88);
         t[12 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0xdd);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 4; ++i) {
         _mm512_storeu_si512(dst + i * dp, _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88));
         _mm512_storeu_si512(dst + (4 + i) * dp, _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0x88));
@@ -464,17 +469,21 @@ PLANISH_INLINE void planish_transpose_block_u32(const uint32_t *src, int64_t sp,
 PLANISH_INLINE void planish_transpose_block_u32(const uint32_t *src, int64_t sp, uint32_t *dst,
                                                 int64_t dp) {
     __m256i r[8], t[8];
+#pragma GCC unroll 16
     for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_si256((const __m256i *)(src + i * sp));
+#pragma GCC unroll 16
     for (int i = 0; i < 4; ++i) {
         t[2 * i] = _mm256_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
         t[2 * i + 1] = _mm256_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 2; ++i) {
         r[4 * i] = _mm256_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
         r[4 * i + 1] = _mm256_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
         r[4 * i + 2] = _mm256_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
         r[4 * i + 3] = _mm256_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 4; ++i) {
         _mm256_storeu_si256((__m256i *)(dst + i * dp), _mm256_permute2x128_si256(r[i], r[4 + i], 0x20));
         _mm256_storeu_si256((__m256i *)(dst + (4 + i) * dp), _mm256_permute2x128_si256(r[i], r[4 + i], 0x31));
@@ -488,23 +497,28 @@ PLANISH_INLINE void planish_transpose_block_u16(const uint16_t *src, int64_t sp,
                                                 int64_t dp) {
     /* Rows i and i + 8 share a register after the loads, so the last stage is not needed. */
     __m256i r[16], t[16];
+#pragma GCC unroll 16
     for (int i = 0; i < 8; ++i) {
         const __m256i a = _mm256_loadu_si256((const __m256i *)(src + i * sp));
         const __m256i b = _mm256_loadu_si256((const __m256i *)(src + (i + 8) * sp));
         r[i] = _mm256_permute2x128_si256(a, b, 0x20);
         r[8 + i] = _mm256_permute2x128_si256(a, b, 0x31);
     }
+#pragma GCC unroll 16
     for (int h = 0; h < 16; h += 8) {
+#pragma GCC unroll 16
         for (int i = 0; i < 4; ++i) {
             t[h + 2 * i] = _mm256_unpacklo_epi16(r[h + 2 * i], r[h + 2 * i + 1]);
             t[h + 2 * i + 1] = _mm256_unpackhi_epi16(r[h + 2 * i], r[h + 2 * i + 1]);
         }
+#pragma GCC unroll 16
         for (int i = 0; i < 2; ++i) {
             r[h + 4 * i] = _mm256_unpacklo_epi32(t[h + 4 * i], t[h + 4 * i + 2]);
             r[h + 4 * i + 1] = _mm256_unpackhi_epi32(t[h + 4 * i], t[h + 4 * i + 2]);
             r[h + 4 * i + 2] = _mm256_unpacklo_epi32(t[h + 4 * i + 1], t[h + 4 * i + 3]);
             r[h + 4 * i + 3] = _mm256_unpackhi_epi32(t[h + 4 * i + 1], t[h + 4 * i + 3]);
         }
+#pragma GCC unroll 16
         for (int i = 0; i < 4; ++i) {
             const __m256i low = _mm256_unpacklo_epi64(r[h + i], r[h + 4 + i]);
             const __m256i high = _mm256_unpackhi_epi64(r[h + i], r[h + 4 + i]);
@@ -515,6 +529,30 @@ PLANISH_INLINE void planish_transpose_block_u16(const uint16_t *src, int64_t sp,
 }
 #endif
 
+/* A part of a block at an edge: through a whole block on the stack. */
+#define PLANISH_TRANSPOSE_PART(bits, BLOCK)                                                     \
+    PLANISH_INLINE void planish_transpose_part_u##bits(const uint##bits##_t *src, int64_t sp,   \
+                                                       uint##bits##_t *dst, int64_t dp,         \
+                                                       int64_t rows, int64_t cols) {            \
+        uint##bits##_t from[BLOCK * BLOCK], to[BLOCK * BLOCK];                                  \
+        for (int64_t r = 0; r < rows; ++r) PLANISH_COPY_PART(bits, from + r * BLOCK, src + r * sp, cols); \
+        planish_transpose_block_u##bits(from, BLOCK, to, BLOCK);                                \
+        for (int64_t c = 0; c < cols; ++c) PLANISH_COPY_PART(bits, dst + c * dp, to + c * BLOCK, rows); \
+    }
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+#define PLANISH_COPY_PART(bits, to, from, n) planish_copy_part_u##bits(to, from, n)
+PLANISH_INLINE void planish_copy_part_u32(uint32_t *to, const uint32_t *from, int64_t n) {
+    const __mmask16 mask = (__mmask16)((1u << n) - 1u);
+    _mm512_mask_storeu_epi32(to, mask, _mm512_maskz_loadu_epi32(mask, from));
+}
+PLANISH_INLINE void planish_copy_part_u16(uint16_t *to, const uint16_t *from, int64_t n) {
+    const __mmask16 mask = (__mmask16)((1u << n) - 1u);
+    _mm256_mask_storeu_epi16(to, mask, _mm256_maskz_loadu_epi16(mask, from));
+}
+#else
+#define PLANISH_COPY_PART(bits, to, from, n) memcpy(to, from, (size_t)(n) * (bits / 8))
+#endif
+
 #define PLANISH_TRANSPOSE(bits, BLOCK)                                                          \
     static __attribute__((unused, noinline)) void planish_transpose_u##bits(                    \
         const uint##bits##_t *src, int64_t sp, uint##bits##_t *dst, int64_t dp, int64_t rows,   \
@@ -523,22 +561,29 @@ PLANISH_INLINE void planish_transpose_block_u16(const uint16_t *src, int64_t sp,
         for (int64_t r = 0; r < whole_rows; r += BLOCK)                                         \
             for (int64_t c = 0; c < whole_cols; c += BLOCK)                                     \
                 planish_transpose_block_u##bits(src + r * sp + c, sp, dst + c * dp + r, dp);    \
-        planish_transpose_edge_u##bits(src + whole_rows * sp, sp, dst + whole_rows, dp,         \
-                                       rows - whole_rows, whole_cols);                          \
-        planish_transpose_edge_u##bits(src + whole_cols, sp, dst + whole_cols * dp, dp, rows,   \
-                                       cols - whole_cols);                                      \
+        for (int64_t c = 0; whole_rows < rows && c < cols; c += BLOCK)                          \
+            planish_transpose_part_u##bits(src + whole_rows * sp + c, sp,                       \
+                                           dst + c * dp + whole_rows, dp, rows - whole_rows,    \
+                                           planish_min_i64(BLOCK, cols - c));                   \
+        for (int64_t r = 0; whole_cols < cols && r < whole_rows; r += BLOCK)                    \
+            planish_transpose_part_u##bits(src + r * sp + whole_cols, sp,                       \
+                                           dst + whole_cols * dp + r, dp, BLOCK,                \
+                                           cols - whole_cols);                                  \
     }
 #if defined(PLANISH_TRANSPOSE_BLOCK_U32)
+PLANISH_TRANSPOSE_PART(32, PLANISH_TRANSPOSE_BLOCK_U32)
 PLANISH_TRANSPOSE(32, PLANISH_TRANSPOSE_BLOCK_U32)
 #else
 #define planish_transpose_u32 planish_transpose_edge_u32
 #endif
 #if defined(PLANISH_TRANSPOSE_BLOCK_U16)
+PLANISH_TRANSPOSE_PART(16, PLANISH_TRANSPOSE_BLOCK_U16)
 PLANISH_TRANSPOSE(16, PLANISH_TRANSPOSE_BLOCK_U16)
 #else
 #define planish_transpose_u16 planish_transpose_edge_u16
 #endif
 #undef PLANISH_TRANSPOSE
+#undef PLANISH_TRANSPOSE_PART
 
 /* ---- indices read from data ------------------------------------------------------------------ */
 
