@@ -1,6 +1,11 @@
 """What amx.py does in processes of their own: one layer's kernels, and the peak.
 
 usage: python amx_worker.py --layer NAME ... | --peak ...     (amx.py starts it)
+
+A virtual core shares its physical one with whatever the host runs on the other hyperthread: while
+that is busy, AMX kernels are three times slower, for milliseconds to seconds. A fixed product
+(`PROBE`) before and after every burst tells: bursts that it finds slow are thrown away and
+repeated, on another core where one is free.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ import os
 import statistics
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,6 +63,80 @@ void bench(int kernel, char *const *const *sets, int64_t count, int64_t items, c
     }
 }
 """
+
+# a product of 128 x 768 by 768 x 384, tiles straight from memory, as a network has them
+PROBE = """
+#if defined(__AMX_TILE__)
+__attribute__((visibility("default")))
+int64_t probe(const char *a, const char *b) {
+    const int64_t start = bench_now();
+    planish_amx_begin(4, 2, 2, 16, 64);
+    for (int panel = 0; panel < 12; panel++)
+        for (int block = 0; block < 4; block++) {
+            const char *x = a + block * 32 * 1536, *w = b + panel * 49152;
+            _tile_zero(0);
+            _tile_zero(1);
+            _tile_zero(2);
+            _tile_zero(3);
+            for (int k = 0; k < 24; k++, x += 64, w += 2048) {
+                _tile_loadd(6, w, 64);
+                _tile_loadd(4, x, 1536);
+                _tile_dpbf16ps(0, 4, 6);
+                _tile_loadd(5, x + 16 * 1536, 1536);
+                _tile_dpbf16ps(2, 5, 6);
+                _tile_loadd(7, w + 1024, 64);
+                _tile_dpbf16ps(1, 4, 7);
+                _tile_dpbf16ps(3, 5, 7);
+            }
+        }
+    planish_amx_end();
+    return bench_now() - start;
+}
+#endif
+"""
+PROBE_BYTES = 128 * 1536, 12 * 49152
+QUIET = 1.2  # times the fastest probe
+
+
+class Core:
+    """Finds a core whose other hyperthread is idle, and says whether it stayed so."""
+
+    def __init__(self, library: Any, arena: Arena, preferred: int) -> None:
+        self._probe = library.probe
+        self._probe.restype = ctypes.c_int64
+        self._probe.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+        random = np.random.default_rng(3)
+        self._memory = [arena.take(size) for size in PROBE_BYTES]
+        for memory in self._memory:
+            values = random.standard_normal(memory.size // 2).astype(NUMPY)
+            memory[...] = values.view(np.uint8)
+        available = sorted(os.sched_getaffinity(0))
+        self._cores = [preferred, *(core for core in reversed(available) if core != preferred)]
+        self.lost = 0
+        times = []
+        for core in self._cores:
+            os.sched_setaffinity(0, {core})
+            times += [self.time() for _ in range(8)]
+        self.best = min(times)
+
+    def time(self) -> int:
+        """Return the nanoseconds of the probe."""
+        return int(self._probe(*(memory.ctypes.data for memory in self._memory)))
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the present core is not disturbed now."""
+        time = min(self.time(), self.time())
+        self.best = min(self.best, time)
+        return time <= QUIET * self.best
+
+    def settle(self) -> None:
+        """Move to a quiet core; stay anywhere when there is none for a third of a second."""
+        end = time.monotonic() + 0.35
+        while not self.quiet and time.monotonic() < end:
+            self._cores.append(self._cores.pop(0))
+            os.sched_setaffinity(0, {self._cores[0]})
+            self.time()
 
 
 class Arena:
@@ -106,7 +186,7 @@ class Bench:
         tactics = (AmxMatMul(), GemmMatMul()) if self.layer.rows else (
             AmxConvolution(), GemmConvolution())  # fmt: skip
         found = []
-        for tactic, most in zip(tactics, (99, 3), strict=True):
+        for tactic, most in zip(tactics, (99, 1), strict=True):
             support = tactic.supports(self.region, self.target)
             if not support:
                 raise SystemExit(f"{tactic.name} refuses {self.layer.name}: {support.reason}")
@@ -117,7 +197,7 @@ class Bench:
         return found
 
     def _compile(self, preamble: str) -> Any:
-        parts = [preamble + prelude_text(), HARNESS]
+        parts = [preamble + prelude_text(), HARNESS, PROBE]
         names = [f"k{index}" for index in range(len(self.entries))]
         parts += [e.kernel.source.replace("@NAME@", n)
                   for e, n in zip(self.entries, names, strict=True)]  # fmt: skip
@@ -127,6 +207,7 @@ class Bench:
             file.write(built)
             file.flush()
             library = ctypes.CDLL(file.name)
+        self.library = library
         library.bench.restype = None
         library.bench.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64,
                                   ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]  # fmt: skip
@@ -141,7 +222,8 @@ class Bench:
         copies = min(48, 2 + 2 * self.target.l2 // max(weights, 1))
         total = sum(sizes) + (copies * weights + (1 << 14)) * len(self.entries)
         total += sum(e.kernel.scratch_bytes for e in self.entries) + (64 << 10) * len(self.entries)
-        arena = Arena(2 * total + (4 << 20))
+        arena = Arena(2 * total + (8 << 20))
+        self.arena = arena
         self.keep: list[Any] = [arena]
         addresses = []
         for layout, operand, size in zip(layouts, operands, sizes, strict=True):
@@ -194,7 +276,18 @@ def say(**message: Any) -> None:
     print(json.dumps(message), flush=True)
 
 
-def measure(bench: Bench, seconds: float) -> list[dict[str, Any]]:
+def burst(bench: Bench, core: Core, i: int, runs: int, cold: bool, end: float) -> list[int]:
+    """Return the nanoseconds of `runs` runs that nothing disturbed, as long as there is time."""
+    while True:
+        core.settle()
+        # the first runs pay for what was in the caches before
+        found: list[int] = bench.run(i, runs + 2, cold)[2:].tolist()
+        if core.quiet or time.monotonic() > end:
+            return found
+        core.lost += 1
+
+
+def measure(bench: Bench, seconds: float, preferred: int) -> list[dict[str, Any]]:
     """Time every configuration that gives the right result, interleaved."""
     results: list[dict[str, Any]] = []
     good: list[int] = []
@@ -211,15 +304,18 @@ def measure(bench: Bench, seconds: float) -> list[dict[str, Any]]:
             results[i] |= dict.fromkeys(keys, 1.0)
     if not good or not seconds:
         return results
+    core = Core(bench.library, bench.arena, preferred)
+    core.settle()
     estimate = {i: max(1e-6, float(bench.run(i, 3, False).min()) * 1e-9) for i in good}
     rounds, share = 12, seconds / 24 / len(good)
     times: dict[tuple[int, bool], list[int]] = {(i, c): [] for i in good for c in (False, True)}
+    end = time.monotonic() + 3 * seconds
     for turn in range(rounds):
         for i in good[:: 1 if turn % 2 == 0 else -1]:
             for cold in (False, True):
                 runs = min(400, max(2, int(share / estimate[i])))
-                # the first run of a burst pays for what the one before left in the caches
-                times[i, cold] += bench.run(i, runs + 1, cold)[1:].tolist()
+                times[i, cold] += burst(bench, core, i, runs, cold, end)
+    results[0]["disturbed"] = core.lost
     for i in good:
         hot, cold = times[i, False], times[i, True]
         results[i] |= {
@@ -274,10 +370,9 @@ def worker(arguments: argparse.Namespace) -> None:
     bench = Bench(layer, target, set(json.loads(arguments.skip)), arguments.emulate)
     say(ready=len(bench.entries))
     sys.stdin.readline()
-    os.sched_setaffinity(0, {arguments.core})
     bench.allocate()
     seconds = 0.0 if arguments.emulate else arguments.seconds
-    results = measure(bench, seconds)
+    results = measure(bench, seconds, arguments.core)
     other = openvino_time(layer) if arguments.openvino else None
     say(result=results, openvino_us=other)
 
@@ -312,8 +407,11 @@ static void begin(int rows) {
 }
 #define API __attribute__((visibility("default")))
 /* seconds of a product, tiles in registers */
-API double registers(int rows, long count) {
+API double registers(int rows, long count, const char *a) {
     begin(rows);
+    _tile_loadd(5, a, 64);
+    _tile_loadd(6, a + 1024, 64);
+    _tile_loadd(7, a + 2048, 64);
     const double start = now();
     for (long i = 0; i < count; i++) {
         _tile_dpbf16ps(0, 5, 6); _tile_dpbf16ps(1, 5, 7); _tile_dpbf16ps(2, 5, 6);
@@ -360,37 +458,43 @@ PLACES = {  # bytes of a, stride, bytes of b
 
 
 def peak(arguments: argparse.Namespace) -> None:
-    """Print GFLOP/s of products alone and with loads, and cycles relative to full tiles."""
-    target = target_of(False)
-    os.sched_setaffinity(0, {arguments.core})
+    """Print GFLOP/s of products alone and with loads, of random numbers (zeros are faster)."""
     with tempfile.NamedTemporaryFile(suffix=".so") as file:
-        file.write(compile_source(PEAK, compile_flags(target.features)))
+        file.write(compile_source(PEAK, compile_flags(target_of(False).features)))
         file.flush()
         library = ctypes.CDLL(file.name)
     library.registers.restype = library.blocks.restype = ctypes.c_double
-    found: dict[str, float] = {}
-    alone = {}
-    for rows in (1, 4, 7, 8, 10, 13, 14, 16):
-        library.registers(rows, ctypes.c_long(20000))
-        alone[rows] = min(library.registers(rows, ctypes.c_long(20000)) for _ in range(20))
-        found[f"registers_rows{rows}"] = rows * 1024 / alone[rows] / 1e9
-    found["gflops"] = found["registers_rows16"]
+    cores = sorted(os.sched_getaffinity(0), key=lambda core: core != arguments.core)[:6]
     arena = Arena(40 << 20)
     a, b = arena.take(2 << 20), arena.take(18 << 20)
     a[...] = b[...] = 0
+
+    def best(function: Any, *values: int) -> float:
+        """Return the shortest of several runs on several cores, one of which may be quiet."""
+        times = []
+        for core in cores:
+            os.sched_setaffinity(0, {core})
+            times += [function(*(ctypes.c_long(value) for value in values)) for _ in range(3)]
+        return min(times)
+
+    def registers(rows: int) -> float:
+        return rows * 1024 / best(library.registers, rows, 8000, a.ctypes.data) / 1e9
+
+    found = {"registers_zeros": registers(16)}
+    random = np.random.default_rng(4)
+    for memory in (a, b):
+        values = random.standard_normal(memory.size // 2, np.float32).astype(NUMPY)
+        memory[...] = values.view(np.uint8)
+    found |= {f"registers_rows{rows}": registers(rows) for rows in (1, 4, 7, 8, 10, 13, 14, 16)}
+    found["gflops"] = found["registers_rows16"]
     for place, (a_bytes, stride, b_bytes) in PLACES.items():
         for rows in (7, 14, 16) if place in ("l1", "l2") else (16,):
             for prefetch in (0, 1):
-                count = 4 * (a_bytes + b_bytes) // 2048
-                best = min(
-                    library.blocks(rows, ctypes.c_long(max(count, 5000)),
-                                   ctypes.c_void_p(a.ctypes.data), ctypes.c_long(a_bytes),
-                                   ctypes.c_long(stride), ctypes.c_void_p(b.ctypes.data),
-                                   ctypes.c_long(b_bytes), prefetch)
-                    for _ in range(12)
-                )  # fmt: skip
+                count = max(4 * (a_bytes + b_bytes) // 2048, 5000)
+                time = best(library.blocks, rows, count, a.ctypes.data, a_bytes, stride,
+                            b.ctypes.data, b_bytes, prefetch)  # fmt: skip
                 key = f"{place}_rows{rows}{'_prefetch' if prefetch else ''}"
-                found[key] = rows * 1024 / best / 1e9
+                found[key] = rows * 1024 / time / 1e9
     say(peak={key: round(value, 1) for key, value in found.items()})
 
 
