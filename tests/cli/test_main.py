@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -117,6 +121,25 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path, digits_plan: Path) -> 
     assert process.wait(60) == 0
     assert process.stderr.read() == ""
     process.stderr.close()
+
+
+def test_progress_is_shown_in_a_terminal(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "planish.cli.main", "build", DIGITS, "--tune", "off", "-o",
+               tmp_path / "x.plan"]  # fmt: skip
+    screen, terminal = pty.openpty()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=terminal)
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # how the end of a terminal shows
+        while data := os.read(screen, 1 << 16):
+            shown += data
+    os.close(screen)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert b"compile" in shown
+    assert b"s left of the budget" in shown
+    assert b"\x1b" not in output
+    assert b"wrote" in output
 
 
 def interrupted_build(folder: Path, times: int) -> tuple[int, str]:

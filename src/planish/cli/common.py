@@ -9,6 +9,7 @@ import os
 import secrets
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,7 +20,8 @@ from typing import Annotated, Any, TextIO
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
 
 from planish.builder import build
 from planish.config import BuildConfig, Profile
@@ -189,26 +191,37 @@ def progress_bar() -> Iterator[Callable[[BuildProgress], None]]:
     columns = (
         TextColumn("{task.description:8s}", markup=False),
         BarColumn(),
+        _TimeLeft(),
         TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
-        task = bar.add_task("", total=1, note="")
+        task = bar.add_task("", total=1, note="", deadline=None)
 
         def report(progress: BuildProgress) -> None:
-            parts = [f"{progress.remaining:.0f} s left of the budget", progress.detail]
-            if progress.total > 1:
-                parts.insert(0, f"{progress.done}/{progress.total}")
+            counted = f"{progress.done}/{progress.total}" if progress.total > 1 else ""
             bar.update(
                 task,
                 description=progress.stage,
                 completed=progress.done,
                 total=max(progress.total, 1),
-                note="  ".join(filter(None, parts)),
+                note=f"{counted}  {progress.detail}".strip(),
+                deadline=time.monotonic() + progress.remaining,
             )
 
         yield report
+
+
+class _TimeLeft(ProgressColumn):
+    """Counts the budget down, also between two reports of a build."""
+
+    def render(self, task: Task) -> Text:
+        """Return the seconds left."""
+        deadline = task.fields["deadline"]
+        if deadline is None:
+            return Text()
+        return Text(f"{max(deadline - time.monotonic(), 0):.0f} s left of the budget")
 
 
 def interrupt_flag() -> tuple[threading.Event, Callable[..., None]]:
