@@ -26,6 +26,7 @@ import numpy as np
 from planish.errors import GraphError
 from planish.ir.constant import Constant
 from planish.ir.dtypes import DType
+from planish.ir.requirement import Requirement
 from planish.ir.shape import Dim, Shape
 from planish.ir.source import Source
 
@@ -209,7 +210,8 @@ class Graph:
     """Nodes in execution order, with inputs and outputs.
 
     `ranges` of the outermost graph holds (min, opt, max) of every symbol that shapes may use,
-    `notes` what the importer has to tell the user about the model.
+    `requirements` what must hold between them (see passes/collect_requirements.py), `notes` what
+    the user has to be told about the model.
 
     Parameters
     ----------
@@ -224,6 +226,7 @@ class Graph:
         self.input_names: list[str] = []
         self.output_names: list[str] = []
         self.ranges: dict[str, tuple[int, int, int]] = {}
+        self.requirements: list[Requirement] = []
         self.notes: list[str] = []
         self._first: Node | None = None
         self._last: Node | None = None

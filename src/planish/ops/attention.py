@@ -9,6 +9,7 @@ import numpy as np
 
 from planish.errors import ShapeError
 from planish.ir.graph import Node
+from planish.ir.requirement import Requirement, broadcasts, equal
 from planish.ir.shape import Dim, Shape, floordiv, product
 from planish.ops.numeric import narrow, optional, random_array, required, widen
 from planish.ops.op import (
@@ -108,6 +109,28 @@ class Attention(Op):
             Inferred(value.dtype, (v[0], key_heads, total, v[3])),
             Inferred(query.dtype, (q[0], query_heads, q[2], total)),
         ]
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that batches, head sizes and numbers of keys agree, and the mask broadcasts."""
+        query, key, value = node.present_inputs[:3]
+        if query.shape is None or key.shape is None or value.shape is None:
+            return []
+        query_heads, key_heads = _head_counts(node)
+        q, k, v = (
+            _heads_first(shape, heads)
+            for shape, heads in (
+                (query.shape, query_heads),
+                (key.shape, key_heads),
+                (value.shape, key_heads),
+            )
+        )
+        found = [*equal(q[0], k[0]), *equal(q[0], v[0]), *equal(q[3], k[3]), *equal(k[2], v[2])]
+        past, mask = node.input(4), node.input(3)
+        total = k[2] if past is None else k[2] + past.known_shape[2]
+        if mask is None or not mask.shape or mask.shape[-1] != total:
+            return found  # a shorter mask hides the keys behind it
+        return found + broadcasts([mask.shape], (q[0], query_heads, q[2], total))
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:

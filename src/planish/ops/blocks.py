@@ -9,7 +9,8 @@ import numpy as np
 
 from planish.errors import ShapeError
 from planish.ir.graph import Node
-from planish.ir.shape import Dim
+from planish.ir.requirement import Requirement, equal
+from planish.ir.shape import Dim, mod
 from planish.ops.numeric import required
 from planish.ops.op import REQUIRED, Array, Attributes, Inferred, Inputs, Sample
 from planish.ops.sample_data import floats, indices
@@ -41,6 +42,12 @@ class DepthToSpace(Movement):
         batch, depth, height, width = value.shape
         channels = _divided(depth, block * block, "a depth", node)
         return [Inferred(value.dtype, (batch, channels, height * block, width * block))]
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that the depth is a multiple of a block."""
+        x, block = node.present_inputs[0].shape, int(node.attributes["blocksize"])
+        return [] if x is None else equal(mod(x[1], block * block), 0)
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
@@ -87,6 +94,12 @@ class SpaceToDepth(Movement):
         return [Inferred(value.dtype, (batch, depth * block * block, rows, columns))]
 
     @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that height and width are multiples of the block's."""
+        x, block = node.present_inputs[0].shape, int(node.attributes["blocksize"])
+        return [] if x is None else [each for dim in x[2:] for each in equal(mod(dim, block), 0)]
+
+    @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
         """Reshape, transpose, reshape."""
         x, block = required(inputs, 0), attributes["blocksize"]
@@ -116,6 +129,14 @@ class ReverseSequence(Movement):
         """Return the input's type."""
         value = node.present_inputs[0]
         return [Inferred(value.dtype, value.shape)]
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that there is one length for each sequence."""
+        x, lengths = node.present_inputs[0].shape, node.present_inputs[1].shape
+        if x is None or not lengths:
+            return []
+        return equal(lengths[0], x[int(node.attributes["batch_axis"])])
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:

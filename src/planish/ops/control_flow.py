@@ -16,6 +16,7 @@ from planish.errors import GraphError, InputError, ShapeError
 from planish.ir.declarations import REQUIRED
 from planish.ir.dtypes import BOOL, F32, I64
 from planish.ir.graph import Graph, Node, Value
+from planish.ir.requirement import Requirement, equal
 from planish.ir.shape import Dim, Shape, evaluate, symbols_of
 from planish.ops.content import contents
 from planish.ops.numeric import optional, random_array, required
@@ -365,6 +366,15 @@ class Scan(_ControlFlow):
                 shape = common_shape(node, index, [node.present_inputs[index].shape, result.shape])
             found.append(Inferred(result.dtype, shape))
         return found
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that all scanned inputs are equally long."""
+        scanned = int(node.attributes["num_scan_inputs"])
+        axes = node.attributes["scan_input_axes"] or (0,) * scanned
+        values = node.present_inputs[len(node.inputs) - scanned :]
+        lengths = [v.shape[axis] for v, axis in zip(values, axes, strict=True) if v.shape]
+        return [each for length in lengths[1:] for each in equal(length, lengths[0])]
 
     @classmethod
     def _steps(cls, node: Node, states: int, scanned: int) -> Dim:

@@ -17,6 +17,7 @@ import numpy as np
 
 from planish.errors import ShapeError
 from planish.ir.graph import Node
+from planish.ir.requirement import Requirement, equal
 from planish.ir.shape import Dim, Shape, ceildiv, dim_max, dim_min, floordiv, product
 from planish.ops.numeric import narrow, optional, plain, random_array, required, widen
 from planish.ops.op import (
@@ -406,6 +407,18 @@ def infer_convolution(node: Node) -> list[Inferred]:
     return [Inferred(x.dtype, (x.shape[0], weight.shape[0], *spatial))]
 
 
+def convolution_requirements(node: Node) -> list[Requirement]:
+    """Return that the weight has the input's channels, and the bias one number an output's."""
+    x, weight = node.present_inputs[:2]
+    if x.shape is None or weight.shape is None:
+        return []
+    found = equal(x.shape[1], weight.shape[1] * node.attributes["group"])
+    bias = node.input(2)
+    return found + (
+        equal(bias.shape[0], weight.shape[0]) if bias is not None and bias.shape else []
+    )
+
+
 def convolution_cost(node: Node) -> Cost:
     """Count two operations a tap of the kernel."""
     weight = node.present_inputs[1]
@@ -458,6 +471,11 @@ class Conv(Op):
     def infer(cls, node: Node) -> list[Inferred]:
         """Return the output's type; the weight's extents must be known."""
         return infer_convolution(node)
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that channels fit."""
+        return convolution_requirements(node)
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from planish.ir.graph import Node
+from planish.ir.requirement import Requirement, equal, equal_shapes
 from planish.ops.convolution import (
     Window,
     add_channel_bias,
@@ -41,6 +42,20 @@ class DeformConv(Op):
     def infer(cls, node: Node) -> list[Inferred]:
         """Return the same type as Conv does."""
         return infer_convolution(node)
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that offsets and mask cover the output."""
+        x, weight = node.present_inputs[:2]
+        result = node.outputs[0].shape
+        if x.shape is None or weight.shape is None or result is None:
+            return []
+        found = equal(x.shape[1], weight.shape[1] * node.attributes["group"])
+        for value in (node.input(2), node.input(4)):
+            if value is not None and value.shape is not None:
+                found += equal(value.shape[0], x.shape[0])
+                found += equal_shapes(value.shape[2:], result[2:])
+        return found
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:

@@ -11,6 +11,7 @@ from planish.errors import ShapeError
 from planish.ir.declarations import REQUIRED
 from planish.ir.dtypes import I64
 from planish.ir.graph import Node
+from planish.ir.requirement import Requirement, equal
 from planish.ir.shape import product
 from planish.ops.numeric import narrow, optional, random_array, required, widen
 from planish.ops.op import (
@@ -50,6 +51,12 @@ class RoiAlign(Op):
             return [Inferred(x.dtype, None)]
         size = node.attributes["output_height"], node.attributes["output_width"]
         return [Inferred(x.dtype, (rois.shape[0], x.shape[1], *size))]
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that there is a batch index for every region."""
+        rois, batch = node.present_inputs[1].shape, node.present_inputs[2].shape
+        return equal(rois[0], batch[0]) if rois and batch else []
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:

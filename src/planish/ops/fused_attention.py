@@ -10,6 +10,7 @@ import numpy as np
 from planish.errors import ShapeError
 from planish.ir.declarations import REQUIRED
 from planish.ir.graph import Node, Value
+from planish.ir.requirement import Requirement, equal
 from planish.ir.shape import Dim, floordiv, product
 from planish.ops.attention import merge_heads, split_heads
 from planish.ops.numeric import narrow, optional, random_array, required, widen
@@ -49,6 +50,17 @@ class MultiHeadAttention(Op):
             Inferred(dtype, (batch, heads, total, size)),
             Inferred(dtype, (batch, heads, total, value_size)),
         ]
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that batches and numbers of keys agree."""
+        query, key, value = node.input(0), node.input(1), node.input(2)
+        shapes = [each.shape for each in (query, key, value) if each is not None and each.shape]
+        found = [each for shape in shapes[1:] for each in equal(shape[0], shapes[0][0])]
+        if len(shapes) < 3:
+            return found
+        lengths = [shape[2 if len(shape) == 4 else 1] for shape in shapes[1:]]
+        return found + equal(*lengths)
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:

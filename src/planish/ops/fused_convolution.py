@@ -9,10 +9,12 @@ import numpy as np
 
 from planish.errors import ShapeError
 from planish.ir.graph import Node
+from planish.ir.requirement import Requirement, equal_shapes
 from planish.ops.convolution import (
     WINDOW_ATTRIBUTES,
     add_channel_bias,
     convolution_cost,
+    convolution_requirements,
     convolve,
     infer_convolution,
     window_for,
@@ -61,6 +63,15 @@ class FusedConv(Op):
     def infer(cls, node: Node) -> list[Inferred]:
         """Return the same type as Conv does."""
         return infer_convolution(node)
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that channels fit, and that the addend has the output's shape."""
+        addend = node.input(3)
+        found = convolution_requirements(node)
+        if addend is None or addend.shape is None or node.outputs[0].shape is None:
+            return found
+        return found + equal_shapes(addend.shape, node.outputs[0].shape)
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:

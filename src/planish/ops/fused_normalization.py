@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from planish.ir.graph import Node
+from planish.ir.requirement import Requirement, broadcasts
 from planish.ir.shape import Shape
 from planish.ops.normalization import (
     divide_by_rms,
@@ -37,6 +38,11 @@ class SimplifiedLayerNormalization(Op):
         return [Inferred(x.dtype, x.shape), factor]
 
     @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that every operand broadcasts to x."""
+        return _skip_requirements(node)
+
+    @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
         """Compute in float32 at least."""
         x, scale = required(inputs, 0), required(inputs, 1)
@@ -58,6 +64,13 @@ def _skip_types(node: Node) -> list[Inferred]:
         broadcast([x.shape, skip.shape], str(node))
     kept = Inferred(wide_dtype(x.dtype), statistics)
     return [Inferred(x.dtype, x.shape), kept, kept, Inferred(x.dtype, x.shape)]
+
+
+def _skip_requirements(node: Node) -> list[Requirement]:
+    """Return that every operand broadcasts to x."""
+    x = node.present_inputs[0]
+    shapes = [value.shape for value in node.present_inputs[1:] if value.shape is not None]
+    return [] if x.shape is None else broadcasts(shapes, x.shape)
 
 
 def _skip_samples(beta: bool, bias: bool) -> list[Sample]:
@@ -94,6 +107,11 @@ class SkipLayerNormalization(Op):
         return _skip_types(node)
 
     @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that every operand broadcasts to x."""
+        return _skip_requirements(node)
+
+    @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
         """Add, then standardize, in float32 at least."""
         x, skip, gamma = (required(inputs, index) for index in range(3))
@@ -128,6 +146,11 @@ class SkipSimplifiedLayerNormalization(Op):
     def infer(cls, node: Node) -> list[Inferred]:
         """Return types of the four outputs."""
         return _skip_types(node)
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that every operand broadcasts to x."""
+        return _skip_requirements(node)
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:

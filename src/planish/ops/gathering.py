@@ -9,6 +9,7 @@ import numpy as np
 
 from planish.errors import ShapeError
 from planish.ir.graph import Node, Value
+from planish.ir.requirement import Requirement, at_most, equal_shapes
 from planish.ir.shape import Dim, product
 from planish.ops.content import content_array, integers, to_content
 from planish.ops.numeric import required
@@ -80,6 +81,14 @@ class Gather(Gathering):
         return to_content(np.take(array, chosen.reshape(-1).astype(np.int64), axis))
 
     @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that there is something to index."""
+        data = node.present_inputs[0]
+        if not data.shape:
+            return []
+        return at_most(1, data.shape[int(node.attributes["axis"])])
+
+    @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
         """Take the slices."""
         data, where = required(inputs, 0), required(inputs, 1)
@@ -112,6 +121,12 @@ class GatherElements(Gathering):
         return [Inferred(data.dtype, where.shape)]
 
     @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that the indices cover no more than the data on the other axes."""
+        data, where = node.present_inputs[:2]
+        return _covered(data, where, int(node.attributes["axis"]))
+
+    @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
         """Take the elements; the indices may cover less than the data on other axes."""
         data, where, axis = required(inputs, 0), required(inputs, 1), attributes["axis"]
@@ -126,6 +141,18 @@ class GatherElements(Gathering):
             Sample((x, whole(3, 6, low=0, high=4)), {"axis": 1}, (1,), name="columns"),
             Sample((floats(2, 3, 5), whole(1, 2, 4, low=0, high=5)), {"axis": -1}, name="partial"),
         ]
+
+
+def _covered(data: Value, where: Value, axis: int) -> list[Requirement]:
+    """Require one index for an element of `data` at most, except along `axis`."""
+    if data.shape is None or where.shape is None:
+        return []
+    axis %= len(data.shape)
+    found = at_most(1, data.shape[axis])
+    for position, (extent, limit) in enumerate(zip(where.shape, data.shape, strict=False)):
+        if position != axis:
+            found += at_most(extent, limit)
+    return found
 
 
 def _element_positions(data: Array, where: Array, axis: int) -> tuple[Array, ...]:
@@ -167,6 +194,18 @@ class GatherND(Gathering):
                 where=str(node),
             )
         return [Inferred(data.dtype, (*where.shape[:-1], *data.shape[addressed:]))]
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that batches correspond and that there is something to index."""
+        data, where = node.present_inputs[:2]
+        if data.shape is None or where.shape is None:
+            return []
+        batch = int(node.attributes["batch_dims"])
+        found = equal_shapes(data.shape[:batch], where.shape[:batch])
+        last = where.shape[-1]
+        axes = data.shape[batch : batch + last] if isinstance(last, int) else ()
+        return found + [each for dim in axes for each in at_most(1, dim)]
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
@@ -227,6 +266,15 @@ class ScatterElements(Scattering):
     attributes: ClassVar[Mapping[str, Any]] = {"axis": 0, "reduction": "none"}
 
     @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that updates and indices correspond and cover no more than the data."""
+        data, where, updates = node.present_inputs[:3]
+        if where.shape is None or updates.shape is None:
+            return []
+        same = equal_shapes(updates.shape, where.shape)
+        return same + _covered(data, where, int(node.attributes["axis"]))
+
+    @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
         """Write the elements."""
         data, where, updates = (required(inputs, index) for index in range(3))
@@ -259,6 +307,17 @@ class ScatterND(Scattering):
     """
 
     name = "ScatterND"
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that there is an update for every index tuple, of the shape of a slice."""
+        data, where, updates = (value.shape for value in node.present_inputs[:3])
+        if data is None or where is None or updates is None or not isinstance(where[-1], int):
+            return []
+        wanted = (*where[:-1], *data[where[-1] :])
+        return equal_shapes(updates, wanted) + [
+            each for dim in data[: where[-1]] for each in at_most(1, dim)
+        ]
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:

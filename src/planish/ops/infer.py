@@ -62,6 +62,18 @@ def infer_node(node: Node) -> None:
         )
     for output, result in zip(node.outputs, inferred, strict=False):
         output.dtype, output.shape, output.content = result.dtype, result.shape, result.content
+    _check_requirements(node)
+
+
+def _check_requirements(node: Node) -> None:
+    """Raise ShapeError where extents that are numbers do not fit."""
+    for requirement in op_of(node).requirements(node):
+        left, right = requirement.left, requirement.right
+        if isinstance(left, int) and isinstance(right, int) and not requirement.holds({}):
+            raise ShapeError(
+                f"the operands of {node.op} do not fit: {requirement} is not true",
+                where=_describe(node),
+            )
 
 
 def graph_from_text(text: str) -> Graph:

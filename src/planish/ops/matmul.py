@@ -10,6 +10,7 @@ import numpy as np
 from planish.errors import ShapeError
 from planish.ir.declarations import REQUIRED
 from planish.ir.graph import Node
+from planish.ir.requirement import Requirement, broadcasts, equal
 from planish.ir.shape import Dim, Shape, product
 from planish.ops.numeric import narrow, optional, random_array, required, widen
 from planish.ops.op import (
@@ -41,6 +42,15 @@ def matmul_shape(a: Shape, b: Shape, where: str) -> Shape:
     return (*broadcast([left[:-2], right[:-2]], where), *rows, *columns)
 
 
+def product_requirements(a: Shape | None, b: Shape | None) -> list[Requirement]:
+    """Return what numpy's `a @ b` requires of symbolic extents."""
+    if not a or not b:
+        return []
+    inner = equal(a[-1], b[-2] if len(b) > 1 else b[0])
+    left, right = a[:-2], b[:-2]
+    return inner + broadcasts([left, right], broadcast([left, right], ""))
+
+
 def _inner_extent(node: Node) -> Dim:
     """Return the extent that a MatMul-like node sums over (1 where unknown)."""
     a, b = node.present_inputs[:2]
@@ -69,6 +79,12 @@ class MatMul(Op):
         if a.shape is None or b.shape is None:
             return [Inferred(a.dtype, None)]
         return [Inferred(a.dtype, matmul_shape(a.shape, b.shape, str(node)))]
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that inner extents are equal and batches broadcast."""
+        a, b = node.present_inputs[:2]
+        return product_requirements(a.shape, b.shape)
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
@@ -131,6 +147,16 @@ class FusedMatMul(Op):
         return [Inferred(a.dtype, matmul_shape(tuple(left), tuple(right), str(node)))]
 
     @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that inner extents are equal and batches broadcast."""
+        a, b = node.present_inputs[:2]
+        if a.shape is None or b.shape is None:
+            return []
+        left = [a.shape[axis] for axis in _fused_order(len(a.shape), node.attributes, "A")]
+        right = [b.shape[axis] for axis in _fused_order(len(b.shape), node.attributes, "B")]
+        return product_requirements(tuple(left), tuple(right))
+
+    @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
         """Transpose, multiply, scale."""
         a, b = required(inputs, 0), required(inputs, 1)
@@ -188,6 +214,18 @@ def _gemm_shape(node: Node) -> Shape | None:
     return shape
 
 
+def _gemm_requirements(node: Node) -> list[Requirement]:
+    a, b = node.present_inputs[:2]
+    result = node.outputs[0].shape
+    if not a.shape or not b.shape or result is None:
+        return []
+    left = a.shape[::-1] if node.attributes["transA"] else a.shape
+    right = b.shape[::-1] if node.attributes["transB"] else b.shape
+    addend = node.input(2)
+    shapes = [] if addend is None or addend.shape is None else [addend.shape]
+    return product_requirements(left, right) + broadcasts(shapes, result)
+
+
 def gemm(inputs: Inputs, attributes: Attributes) -> Array:
     """Return alpha * op(A) @ op(B) + beta * C in float32 at least (integers stay integers)."""
     a, b, c = widen(required(inputs, 0)), widen(required(inputs, 1)), optional(inputs, 2)
@@ -218,6 +256,11 @@ class Gemm(Op):
     def infer(cls, node: Node) -> list[Inferred]:
         """Return the matrix type."""
         return [Inferred(node.present_inputs[0].dtype, _gemm_shape(node))]
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that inner extents are equal and C broadcasts."""
+        return _gemm_requirements(node)
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
@@ -267,6 +310,11 @@ class FusedGemm(Op):
     def infer(cls, node: Node) -> list[Inferred]:
         """Return the matrix type."""
         return [Inferred(node.present_inputs[0].dtype, _gemm_shape(node))]
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that inner extents are equal and C broadcasts."""
+        return _gemm_requirements(node)
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
@@ -391,6 +439,20 @@ class Einsum(Op):
             return [Inferred(dtype, None)]
         output, extents = found
         return [Inferred(dtype, tuple(extents[label] for label in output))]
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that extents of one letter are equal."""
+        found = _einsum_extents(node)
+        shapes = [value.known_shape for value in node.present_inputs] if found else []
+        ranks = [len(shape) for shape in shapes]
+        terms = parse_einsum(node.attributes["equation"], ranks, str(node))[0] if found else []
+        extents = found[1] if found else {}
+        return [
+            each
+            for letters, shape in zip(terms, shapes, strict=True)
+            for each in broadcasts([shape], [extents[letter] for letter in letters])
+        ]
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:

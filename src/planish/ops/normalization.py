@@ -10,6 +10,7 @@ import numpy as np
 from planish.errors import ShapeError, UnsupportedOperatorError
 from planish.ir.declarations import REQUIRED
 from planish.ir.graph import Node
+from planish.ir.requirement import Requirement, broadcasts, equal
 from planish.ir.shape import Shape
 from planish.ops.numeric import (
     narrow,
@@ -69,6 +70,23 @@ def check_channels(node: Node, vectors: tuple[int, ...]) -> None:
             raise ShapeError(f"{vector} is not one number for each of {x}", where=str(node))
 
 
+def channel_requirements(node: Node, vectors: tuple[int, ...]) -> list[Requirement]:
+    """Return that the inputs in `vectors` are one number a channel (axis 1 of x)."""
+    x = node.present_inputs[0]
+    if x.shape is None or len(x.shape) < 2:
+        return []
+    given = [node.input(index) for index in vectors]
+    shapes = [value.shape for value in given if value is not None]
+    return [each for shape in shapes if shape for each in equal(shape[0], x.shape[1])]
+
+
+def trailing_requirements(node: Node) -> list[Requirement]:
+    """Return that scale and bias broadcast to x."""
+    x = node.present_inputs[0]
+    shapes = [value.shape for value in node.present_inputs[1:] if value.shape is not None]
+    return [] if x.shape is None else broadcasts(shapes, x.shape)
+
+
 class BatchNormalization(Op):
     """scale * (x - mean) / sqrt(variance + epsilon) + bias with stored statistics per channel.
 
@@ -92,6 +110,11 @@ class BatchNormalization(Op):
             )
         check_channels(node, (1, 2, 3, 4))
         return _same_type(node)
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that there is one number a channel."""
+        return channel_requirements(node, (1, 2, 3, 4))
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
@@ -138,6 +161,11 @@ class InstanceNormalization(Op):
         return _same_type(node)
 
     @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that there is one number a channel."""
+        return channel_requirements(node, (1, 2))
+
+    @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
         """Standardize in float32 at least."""
         x, scale, bias = (required(inputs, index) for index in range(3))
@@ -180,6 +208,11 @@ class GroupNormalization(Op):
         if isinstance(channels, int) and channels % groups:
             raise ShapeError(f"{channels} channels are not {groups} equal groups", where=str(node))
         return _same_type(node)
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that there is one number a channel."""
+        return channel_requirements(node, (1, 2))
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
@@ -257,6 +290,11 @@ class LayerNormalization(Op):
         return [Inferred(x.dtype, x.shape), statistics, statistics]
 
     @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that scale and bias broadcast."""
+        return trailing_requirements(node)
+
+    @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
         """Standardize in float32 at least."""
         x, scale, bias = required(inputs, 0), required(inputs, 1), optional(inputs, 2)
@@ -286,6 +324,11 @@ class RMSNormalization(Op):
         """Return the input's type."""
         trailing_statistics_shape(node)
         return _same_type(node)
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that the scale broadcasts."""
+        return trailing_requirements(node)
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:

@@ -20,6 +20,7 @@ from planish.ir.declarations import DECLARED
 from planish.ir.declarations import REQUIRED as REQUIRED
 from planish.ir.dtypes import DType
 from planish.ir.graph import Graph, Node, Value
+from planish.ir.requirement import Requirement, broadcasts
 from planish.ir.shape import Dim, Shape, product, symbol
 
 Array = np.ndarray[Any, Any]
@@ -111,6 +112,18 @@ class Op(ABC):
     @abstractmethod
     def samples(cls) -> list[Sample]:
         """Return cases that cover every attribute and broadcast form; small, seeded, finite."""
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return what must hold between symbolic extents, which `infer` takes for granted.
+
+        By default the broadcasting of pointwise operators. Without it, kernels would read and
+        write outside their operands.
+        """
+        if not cls.pointwise or node.outputs[0].shape is None:
+            return []
+        shapes = [value.shape for value in node.present_inputs if value.shape is not None]
+        return broadcasts(shapes, node.outputs[0].shape)
 
     @classmethod
     def cost(cls, node: Node) -> Cost:

@@ -11,6 +11,7 @@ from planish.errors import ShapeError
 from planish.ir.declarations import REQUIRED
 from planish.ir.dtypes import I64
 from planish.ir.graph import Node
+from planish.ir.requirement import Requirement, equal_shapes
 from planish.ir.shape import Dim, Shape, product
 from planish.ops.content import contents
 from planish.ops.convolution import (
@@ -348,6 +349,14 @@ class MaxUnpool(Op):
         if sizes is None:
             sizes = tuple(unknown_extent(node, 0, axis) for axis in range(len(x.shape)))
         return [Inferred(x.dtype, sizes)]
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that there is a position for every element."""
+        x, positions = node.present_inputs[:2]
+        if x.shape is None or positions.shape is None:
+            return []
+        return equal_shapes(positions.shape, x.shape)
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:

@@ -29,6 +29,7 @@ from planish.ir.dtypes import (
     dtype_of,
 )
 from planish.ir.graph import Node
+from planish.ir.requirement import Requirement, equal
 from planish.ir.shape import ceildiv
 from planish.ops.cast import cast_array, dtype_attribute
 from planish.ops.numeric import optional, required
@@ -115,6 +116,14 @@ def check_parameters(node: Node, scale_index: int = 1) -> None:
         )
 
 
+def parameter_requirements(node: Node) -> list[Requirement]:
+    """Return that there is a scale for every position along the axis."""
+    value, scale = node.present_inputs[:2]
+    if value.shape is None or scale.shape is None or len(scale.shape) != 1 or scale.shape == (1,):
+        return []
+    return equal(scale.shape[0], value.shape[int(node.attributes["axis"])])
+
+
 class QuantizeLinear(Op):
     """saturate(round(x / scale) + zero_point), halves to even.
 
@@ -142,6 +151,11 @@ class QuantizeLinear(Op):
         if zero_point is not None:
             dtype = zero_point.dtype
         return [Inferred(dtype, node.present_inputs[0].shape)]
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that there is a scale for every position along the axis."""
+        return parameter_requirements(node)
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
@@ -200,6 +214,11 @@ class DequantizeLinear(Op):
         value, scale = node.present_inputs[:2]
         wanted = node.attributes["output_dtype"]
         return [Inferred(dtype_attribute(wanted) if wanted else scale.dtype, value.shape)]
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that there is a scale for every position along the axis."""
+        return parameter_requirements(node)
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:

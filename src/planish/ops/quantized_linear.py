@@ -14,9 +14,10 @@ import numpy as np
 from planish.errors import ShapeError
 from planish.ir.dtypes import F32, I32, DType, dtype_of
 from planish.ir.graph import Node, Value
+from planish.ir.requirement import Requirement, equal
 from planish.ir.shape import Shape, product
 from planish.ops.convolution import WINDOW_ATTRIBUTES, convolve, window_for
-from planish.ops.matmul import matmul_shape
+from planish.ops.matmul import matmul_shape, product_requirements
 from planish.ops.numeric import optional, required
 from planish.ops.op import Array, Attributes, Cost, Inferred, Inputs, Op, Sample, bytes_of
 from planish.ops.quantize import saturate
@@ -100,6 +101,14 @@ class _QuantizedConvolution(Op):
     """Base: `weight_index` says where the weight is."""
 
     weight_index: ClassVar[int] = 1
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that the weight has the input's channels."""
+        x, weight = node.inputs[0], node.inputs[cls.weight_index]
+        if x is None or weight is None or x.shape is None or weight.shape is None:
+            return []
+        return equal(x.shape[1], weight.shape[1] * node.attributes["group"])
 
     @classmethod
     def cost(cls, node: Node) -> Cost:
@@ -214,6 +223,12 @@ class MatMulInteger(Op):
         return [Inferred(I32, _product_shape(a, b, node))]
 
     @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that inner extents are equal and batches broadcast."""
+        a, b = node.present_inputs[:2]
+        return product_requirements(a.shape, b.shape)
+
+    @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
         """Accumulate exactly."""
         zeros = optional(inputs, 2), optional(inputs, 3)
@@ -262,6 +277,12 @@ class QLinearMatMul(Op):
         """Return the output zero point's type in the product's shape."""
         values = node.present_inputs
         return [Inferred(values[7].dtype, _product_shape(values[0], values[3], node))]
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that inner extents are equal and batches broadcast."""
+        values = node.present_inputs
+        return product_requirements(values[0].shape, values[3].shape)
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from planish.errors import ShapeError
 from planish.ir.graph import Node
+from planish.ir.requirement import Requirement, equal, equal_shapes
 from planish.ir.shape import Dim, product
 from planish.ops.numeric import narrow, optional, random_array, required, widen
 from planish.ops.op import Array, Attributes, Cost, Inferred, Inputs, Op, Sample, bytes_of
@@ -170,6 +171,25 @@ class _Recurrent(Op):
                 if isinstance(have, int) and isinstance(want, int) and have != want:
                     raise ShapeError(f"{value} should have shape {list(wanted)}", where=str(node))
         activations_for(node.attributes, cls.defaults)
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that weights fit the input, and lengths and states the batch."""
+        x, weights, recurrence = node.present_inputs[:3]
+        if x.shape is None or weights.shape is None or recurrence.shape is None:
+            return []
+        batch = x.shape[0 if node.attributes["layout"] else 1]
+        found = equal(weights.shape[2], x.shape[2])
+        lengths = node.input(4)
+        if lengths is not None and lengths.shape:
+            found += equal(lengths.shape[0], batch)
+        last = node.outputs[1].shape if len(node.outputs) > 1 else None
+        for value in (node.input(5), node.input(6)):
+            if value is None or value.shape is None:
+                continue
+            found += equal(value.shape[0 if node.attributes["layout"] else 1], batch)
+            found += [] if last is None else equal_shapes(value.shape, last)
+        return found
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:

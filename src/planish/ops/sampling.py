@@ -10,6 +10,7 @@ import numpy as np
 
 from planish.errors import ShapeError
 from planish.ir.graph import Node
+from planish.ir.requirement import Requirement, equal
 from planish.ir.shape import product
 from planish.ops.content import contents
 from planish.ops.numeric import narrow, random_array, required, widen
@@ -137,6 +138,12 @@ class GridSample(Op):
         if len(grid.shape) != axes + 2 or (isinstance(numbers, int) and numbers != axes):
             raise ShapeError(f"the grid {grid} does not fit {x}", where=str(node))
         return [Inferred(x.dtype, (*x.shape[:2], *grid.shape[1:-1]))]
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that there is a grid for every image."""
+        x, grid = node.present_inputs
+        return equal(x.shape[0], grid.shape[0]) if x.shape and grid.shape else []
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:

@@ -10,6 +10,7 @@ import numpy as np
 from planish.errors import ShapeError
 from planish.ir.dtypes import I64
 from planish.ir.graph import Node
+from planish.ir.requirement import Requirement, at_most
 from planish.ir.shape import Dim, product
 from planish.ops.content import contents
 from planish.ops.numeric import required, widen
@@ -110,6 +111,16 @@ class TopK(Op):
             raise ShapeError(f"cannot take {k} of {extent} elements", where=str(node))
         shape = (*value.shape[:axis], k, *value.shape[axis + 1 :])
         return [Inferred(value.dtype, shape), Inferred(I64, shape)]
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that k is no more than there is."""
+        x, result, axis = (
+            node.present_inputs[0].shape,
+            node.outputs[0].shape,
+            node.attributes["axis"],
+        )
+        return [] if not x or not result else at_most(result[axis], x[axis])
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:

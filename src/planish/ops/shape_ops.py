@@ -15,6 +15,7 @@ import numpy as np
 from planish.errors import ShapeError
 from planish.ir.dtypes import I64
 from planish.ir.graph import Node, Value
+from planish.ir.requirement import Requirement, broadcasts, equal, equal_counts
 from planish.ir.shape import Dim, Shape, product, static_shape
 from planish.ops.content import (
     MAX_CONTENT,
@@ -185,6 +186,12 @@ class Reshape(Movement):
             )
 
     @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that the number of elements stays."""
+        before, after = node.present_inputs[0].shape, node.outputs[0].shape
+        return [] if before is None or after is None else equal_counts(before, after)
+
+    @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
         """Reshape in row-major order."""
         x, target = required(inputs, 0), required(inputs, 1).tolist()
@@ -240,6 +247,14 @@ class Squeeze(Movement):
         if value.shape is None or not isinstance(count, int):
             return None
         return unknown_shape(node, len(value.shape) - count)
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that the extents that go are 1."""
+        before, axes = node.present_inputs[0].shape, integers(node.input(1))
+        if before is None or axes is None:
+            return []
+        return [each for axis in axes for each in equal(before[axis], 1)]
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
@@ -367,6 +382,15 @@ class Expand(Movement):
         if array is None or sizes is None or math.prod(sizes) > MAX_CONTENT:
             return None
         return to_content(np.broadcast_to(array, sizes))
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that the input broadcasts."""
+        value, target = node.present_inputs
+        wanted, result = contents(target), node.outputs[0].shape
+        if value.shape is None or wanted is None or result is None:
+            return []
+        return broadcasts([value.shape, wanted], result)
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from planish.errors import ShapeError
 from planish.ir.graph import Node, Value
+from planish.ir.requirement import Requirement, equal
 from planish.ir.shape import Dim, Shape, ceildiv, static_shape
 from planish.ops.content import (
     MAX_CONTENT,
@@ -86,6 +87,21 @@ class Concat(Movement):
                 elif isinstance(dim, int):
                     result[position] = dim
         return tuple(result)
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that extents are equal except along the axis."""
+        result = node.outputs[0].shape
+        if result is None:
+            return []
+        joined = int(node.attributes["axis"]) % max(len(result), 1)
+        return [
+            each
+            for value in node.present_inputs
+            for axis, (dim, whole) in enumerate(zip(value.shape or (), result, strict=False))
+            if axis != joined
+            for each in equal(dim, whole)
+        ]
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
@@ -165,6 +181,15 @@ class Split(Movement):
             return [None] * len(sizes)
         parts = np.split(array, np.cumsum(numbers)[:-1].tolist(), axis)
         return [to_content(part) for part in parts]
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that the parts make up the whole."""
+        value, axis = node.present_inputs[0], int(node.attributes["axis"])
+        if not value.shape or any(output.shape is None for output in node.outputs):
+            return []
+        sizes = [output.known_shape[axis] for output in node.outputs]
+        return equal(sum(sizes, start=0), value.shape[axis])
 
     @classmethod
     def evaluate(cls, node: Node, inputs: Inputs, run: SubgraphRunner) -> list[Array]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from planish.errors import ShapeError
 from planish.ir.graph import Node
+from planish.ir.requirement import Requirement, equal
 from planish.ir.shape import Dim, floordiv, product
 from planish.ops.content import contents, integers
 from planish.ops.convolution import (
@@ -119,6 +120,14 @@ class ConvTranspose(Op):
         spatial = transposed_extents(node.attributes, x.shape[2:], window)
         filters = weight.shape[1] * node.attributes["group"]
         return [Inferred(x.dtype, (x.shape[0], filters, *spatial))]
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return that the weight has the input's channels."""
+        x, weight = node.present_inputs[:2]
+        if x.shape is None or weight.shape is None:
+            return []
+        return equal(x.shape[1], weight.shape[0])
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:

@@ -9,6 +9,7 @@ from planish.ir.graph import Graph
 from planish.passes.apply_rules import ApplyRules
 from planish.passes.assign_layouts import AssignLayouts
 from planish.passes.assign_storage import AssignStorage
+from planish.passes.collect_requirements import CollectRequirements
 from planish.passes.common_subexpressions import CommonSubexpressions
 from planish.passes.dead_code import DeadCode
 from planish.passes.fold_constants import FoldConstants
@@ -54,6 +55,7 @@ def pipeline(config: BuildConfig) -> list[GraphPass]:
         `precision` decides which values are lowered.
     """
     return [
+        CollectRequirements(),
         simplify(),
         recognise(),
         simplify(),

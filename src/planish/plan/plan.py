@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from planish.ir.requirement import Requirement
 from planish.ir.shape import Dim, Shape
 
 
@@ -135,7 +136,7 @@ class Plan:
 
     `symbols` are in the order in which kernels receive their values; `ranges` gives each symbol's
     (min, opt, max). Loop symbols come last. `externals` holds (kind, parameters) of external
-    kernels.
+    kernels. Kernels rely on `requirements`, so the runtime checks them for every set of shapes.
     """
 
     inputs: tuple[TensorInfo, ...]
@@ -149,3 +150,4 @@ class Plan:
     arena_bytes: int = 0
     scratch_bytes: int = 0
     layers: Mapping[str, Any] = field(default_factory=dict)
+    requirements: tuple[Requirement, ...] = ()

@@ -103,6 +103,7 @@ class _Scheduler:
             arena_bytes=arena,
             scratch_bytes=max((step.scratch_bytes for step in steps), default=0),
             layers=self._layers(names),
+            requirements=tuple(self.graph.requirements),
         )
         for section in arrangement.sections:
             verify_placements(section.placements, section.size)

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from planish.errors import EngineFileError
 from planish.ir.dtypes import DTYPES
+from planish.ir.requirement import RELATIONS, Requirement
 from planish.ir.shape import Dim, Shape, parse_dim, symbols_of
 from planish.plan.plan import (
     Binding,
@@ -62,6 +63,10 @@ def plan_to_json(plan: Plan) -> str:
         "arena_bytes": plan.arena_bytes,
         "scratch_bytes": plan.scratch_bytes,
         "layers": dict(plan.layers),
+        "requirements": [
+            [str(each.left), each.relation, str(each.right), each.where]
+            for each in plan.requirements
+        ],
     }
     return json.dumps(document, sort_keys=True, separators=(",", ":"))
 
@@ -144,6 +149,7 @@ def plan_from_json(text: str | bytes) -> Plan:
         arena_bytes=root.field("arena_bytes").integer(),
         scratch_bytes=root.field("scratch_bytes").integer(),
         layers=root.field("layers").free_mapping(),
+        requirements=root.field("requirements").each(_read_requirement),
     )
     _check_references(plan)
     return plan
@@ -306,6 +312,13 @@ def _read_fill(reader: _Reader) -> HaloFill:
     return HaloFill(_read_binding(reader.field("binding")), sizes, tuple(halo), itemsize)
 
 
+def _read_requirement(reader: _Reader) -> Requirement:
+    left, relation, right, where = reader.items(4)
+    if relation.text() not in RELATIONS:
+        raise relation.wrong(f"one of {', '.join(RELATIONS)}")
+    return Requirement(left.dim(), relation.text(), right.dim(), where.text())
+
+
 def _read_guard(reader: _Reader) -> tuple[Binding, bool]:
     binding, value = reader.items(2)
     return _read_binding(binding), value.boolean()
@@ -376,6 +389,9 @@ def _check_references(plan: Plan) -> None:
         if loop.parent is not None and loop.parent >= len(plan.loops):
             raise _damaged(where, f"parent loop {loop.parent} does not exist")
         _check_dims((loop.count,), known, where)
+    for requirement in plan.requirements:
+        sides = (requirement.left, requirement.right)
+        _check_dims(sides, known, f"plan.json.requirements {requirement}")
     for index, step in enumerate(plan.steps):
         _check_step(step, plan, known, f"plan.json.steps[{index}] {step.name!r}")
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from planish.errors import InputError, PlanError
+from planish.ir.requirement import Requirement
 from planish.ir.shape import Dim, Expression, evaluate, symbols_of
 from planish.plan.plan import Plan, TensorInfo
 
@@ -74,6 +75,9 @@ class ShapeResolver:
                 expected = evaluate(dim, symbols)
                 if expected != shape[axis]:
                     raise self._wrong(info, shape, f"{expected} on axis {axis} ({dim})")
+        for requirement in self._plan.requirements:
+            if not requirement.holds(symbols):
+                raise self._unmet(requirement, symbols)
         binding = BoundShapes(symbols, ())
         return BoundShapes(symbols, tuple(binding.sizes(info.shape) for info in self._plan.outputs))
 
@@ -91,6 +95,16 @@ class ShapeResolver:
             allowed = f"{name} from {low} to {high}"
             raise self._wrong(info, shape, f"{allowed} on axis {axis} ({info.shape[axis]})")
         return value
+
+    def _unmet(self, requirement: Requirement, symbols: Mapping[str, int]) -> InputError:
+        values = ", ".join(f"{name} = {symbols[name]}" for name in sorted(requirement.symbols))
+        shapes = [f"{i.name} [{', '.join(map(str, i.shape))}]" for i in self._plan.inputs]
+        return InputError(
+            f"the shapes of the inputs do not fit together: the model needs {requirement}, "
+            f"but they give {values}",
+            where=f"node {requirement.where}; inputs {', '.join(shapes)}",
+            fix="give arrays of shapes that the model can run with",
+        )
 
     def _wrong(self, info: TensorInfo, shape: Sizes, expected: str) -> InputError:
         return InputError(
