@@ -87,7 +87,7 @@ PRODUCTS = [
 # beyond what the model proposes: every shape of block, every switch
 BLOCKINGS = [
     AmxBlocking(rows, vectors, order, blocks=blocks, panels=panels, flat=flat, interleave=between,
-                prefetch=prefetch, ahead=3 * prefetch)
+                prefetch=prefetch, ahead=3 * prefetch, stream=5 * prefetch, touch=between)
     for (rows, vectors), order, flat, between, (blocks, panels, prefetch) in itertools.product(
         ((2, 2), (4, 1), (1, 4)), "nm", (False, True), (False, True), ((0, 1, 0), (1, 0, 2)))
 ]  # fmt: skip

@@ -151,6 +151,11 @@ class _Printer:
     def dim(self, dim: Dim) -> str:
         return c_dim(dim, self.problem.symbols)
 
+    @property
+    def streams(self) -> bool:
+        """Whether blocks prefetch the next panel."""
+        return self.blocking.stream > 0 and not self.hoisted and self.blocking.order == "n"
+
     # -- the whole -------------------------------------------------------------------------------
 
     def print(self) -> AmxSource:
@@ -175,9 +180,13 @@ class _Printer:
         if self.hoisted:
             resume = [f"_tile_loadd({self.cell(i, j)}, {self.place(i, j)});" for i, j in cells]
             body = ["if (resume) {", *resume, "} else {", *clear, "}"]
+        if self.blocking.interleave:
+            # a copy that no store of a result can change stays in registers
+            body += ["const @NAME@_block waiting = *q;", "int64_t next = waiting.next;"]
         body += self.print_walk(vectors)
         if self.blocking.interleave:
-            body += [self.rows.finish_all]
+            body += [self.rows.finish("&waiting", "next", self.rows.slots)]
+            body += [f"q->next = {self.rows.slots};"]
         body += [f"_tile_stored({self.cell(i, j)}, {self.place(i, j)});" for i, j in cells]
         pointers = [f"const {self.kind.input_ctype} *a{i}" for i in range(self.blocking.rows)]
         parameters = [
@@ -187,6 +196,7 @@ class _Printer:
             "@NAME@_block *q",
             "const int64_t *d",
             "int64_t rows",
+            *(["const char *s"] if self.streams else []),
             *(["int resume"] if self.hoisted else []),
         ]
         head = f"static __attribute__((noinline)) void @NAME@_tiles{vectors}"
@@ -217,10 +227,8 @@ class _Printer:
         body.append(f"b += {vectors * self.tile_elements};")
         if self.blocking.interleave:
             share = -(-self.rows.slots // self.block_steps)
-            body += [
-                f"for (int n = 0; n < {share} && q->next < {self.rows.slots}; n++)",
-                "    @NAME@_row(q, q->next++, d, rows);",
-            ]
+            limit = f"planish_min_i64(next + {share}, {self.rows.slots})"
+            body += [f"const int64_t last = {limit};", self.rows.finish("&waiting", "next", "last")]
         return [*body, "}", *(["}"] * len(self.loops))]
 
     def print_step(self, vectors: int) -> list[str]:
@@ -258,6 +266,10 @@ class _Printer:
                 f"_mm_prefetch((const char *)b + {distance * step + line}, _MM_HINT_{hint});"
                 for line in range(0, step if distance else 0, 64)
             ]
+        if self.streams:
+            lines = self.blocking.stream
+            body += [f"_mm_prefetch(s + {line * 64}, _MM_HINT_T1);" for line in range(lines)]
+            body.append(f"s += {lines * 64};")
         return body
 
     # -- the kernel ------------------------------------------------------------------------------
@@ -274,7 +286,7 @@ class _Printer:
             "for (int64_t item = begin; item < end; item++) {",
             *self.print_item(),
             "}",
-            self.rows.finish_all,
+            self.rows.finish("q", "q->next", self.rows.slots),
             "planish_amx_end();",
         ]
         head = (
@@ -348,6 +360,7 @@ class _Printer:
                 f"float *const acc = (float *)scratch + (block - first_block) * "
                 f"{self.rows.slots * self.rows.width};",
                 *self.print_tiles(),
+                *self.print_touch(),
                 *self.print_call(),
                 f"if (part < {parts - 1}) continue;",
                 *self.rows.print_waiting(self.blocking.interleave),
@@ -357,6 +370,7 @@ class _Printer:
             ]
         inner = [
             "float *const acc = (float *)scratch;",
+            *self.print_touch(),
             *self.print_call(),
             *self.rows.print_waiting(self.blocking.interleave),
         ]
@@ -445,10 +459,21 @@ class _Printer:
             body.append(f"const int64_t skip{i} = {done};")
         return body
 
+    def print_touch(self) -> list[str]:
+        """Return prefetches of the block's part of the outputs and of what the epilogue reads."""
+        if not self.blocking.touch:
+            return []
+        return self.rows.print_touch()
+
     def print_call(self) -> list[str]:
         shift = " + shift" if self.hoisted else ""
         arguments = [f"a{i}{shift}" for i in range(self.blocking.rows)]
         arguments += ["b", "acc", "q", "d", "rows", *(["part > 0"] if self.hoisted else [])]
+        if self.streams:
+            # each block fetches its share of the next panel
+            panel = f"vectors * {self.total_steps * self.tile_elements}"
+            share = self.block_steps * self.blocking.stream * 64
+            arguments.append(f"(const char *)(panel_b + {panel}) + (block - first_block) * {share}")
         calls = [f"@NAME@_tiles{vectors}({', '.join(arguments)});" for vectors in self.rows.widths]
         if len(calls) == 1:
             return calls

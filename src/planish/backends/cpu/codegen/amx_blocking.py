@@ -32,7 +32,6 @@ L1_LINES, L2_LINES = 2.0, 0.75  # cache lines a cycle
 BLOCK_CYCLES = 50.0  # call, zeroing, storing, filling and draining the pipeline
 VECTOR_CYCLES = 3.0  # finishing 16 columns of a row
 ITEM_CYCLES = 10_000.0  # items shorter than this are not worth handing out
-AHEAD = 8  # K steps: 16 KB of weights at two vectors
 
 
 @dataclass(frozen=True)
@@ -181,8 +180,12 @@ class _Model:
             replace(base, interleave=False),
             replace(base, prefetch=0 if base.prefetch else 2),
         ]
-        if self.weight_bytes(best.columns) > self.target.l2 // 2:
-            tried.append(replace(base, ahead=AHEAD))
+        if base.order == "n":
+            tried.append(replace(base, prefetch=0, stream=self.stream_of(best)))
+            tried.append(replace(base, prefetch=2, stream=self.stream_of(best)))
+        if not best.lines.pitch:
+            tried.append(replace(base, touch=True))
+            tried.append(replace(base, order=other, prefetch=0, touch=True))
         depth = self.depth_of(best)
         if depth:
             tried.append(replace(base, order="n", depth=depth, prefetch=0))
@@ -194,6 +197,12 @@ class _Model:
             if same and turned.flat != base.flat and guess.cycles < 1.3 * best.cycles:
                 result.append(self.spread(guess))
         return result
+
+    def stream_of(self, guess: _Guess) -> int:
+        """Return how many lines of the next panel a K step has to fetch."""
+        blocks = extent_at(guess.lines.blocks(guess.blocking.rows), self.bindings)
+        lines = guess.columns.vectors * self.steps.size // self.problem.kind.group
+        return -(-lines // max(blocks, 1))
 
     def depth_of(self, guess: _Guess) -> int:
         """Return into how many parts K has to be cut for L1, or 0 where that does not help."""

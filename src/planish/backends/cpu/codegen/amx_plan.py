@@ -18,7 +18,7 @@ data, whose results are dropped (7 x 7 pixels are 61 positions = 4 tiles instead
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,12 @@ class AmxBlocking:
         Whether the epilogue of a block runs between the products of the next one.
     prefetch, ahead : int
         K steps ahead at which weights are prefetched into L1, into L2 (0: not).
+    touch : bool
+        Whether what the epilogue of a block reads and writes is prefetched before its products
+        (planes that exceed L2: hardware does not see a pattern in pieces of 64 bytes).
+    stream : int
+        Cache lines of the next panel that are prefetched into L2 at every K step (0: none): the
+        blocks of an item share the fetching of a panel.
     depth : int
         Into how many parts K is cut: a part of a panel then stays in L1 while all blocks of the
         item accumulate through memory (0: not cut).
@@ -67,6 +73,8 @@ class AmxBlocking:
     prefetch: int = 0
     ahead: int = 0
     depth: int = 0
+    stream: int = 0
+    touch: bool = False
 
     @staticmethod
     def of(config: Mapping[str, Any]) -> AmxBlocking:
@@ -130,6 +138,11 @@ class Steps:
     def overlaps(self) -> bool:
         """Whether the last step reads elements that the one before it read."""
         return self.count * self.size != self.run
+
+
+def unfolded(problem: Problem) -> Problem:
+    """Return `problem` with one lane a column, which is how tiles lie."""
+    return replace(problem, kind=problem.kind.folded(1))
 
 
 def steps_of(run: int, kind: ElementKind) -> Steps | None:

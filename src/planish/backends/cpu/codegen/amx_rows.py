@@ -67,10 +67,12 @@ class BlockRows:
         """Whether sums start from a bias (it is added here: tiles start from zero)."""
         return self.problem.bias_pointer is not None
 
-    @property
-    def finish_all(self) -> str:
-        """The statement that finishes every row that still waits."""
-        return f"while (q->next < {self.slots}) @NAME@_row(q, q->next++, d, rows);"
+    def finish(self, block: str, next_slot: str, last: int | str) -> str:
+        """Return the statement that finishes the slots of a waiting block up to `last`."""
+        return (
+            f"for (; {next_slot} < {last}; {next_slot}++) "
+            f"@NAME@_row({block}, {next_slot}, d, rows);"
+        )
 
     def print_state(self) -> str:
         """Return the structure of a block whose rows still have to be finished."""
@@ -169,6 +171,24 @@ class BlockRows:
     def _column_step(self, access: Access) -> Dim:
         return access.strides[self.problem.epilogue.column_axis]
 
+    def print_touch(self) -> list[str]:
+        """Return prefetches of what finishing the coming block will read and write."""
+        if self.lines.pitch:
+            return []  # finding the positions would cost more
+        body = []
+        for index, access in enumerate(self.problem.epilogue.accesses, start=1):
+            step, size = self.problem.x.strides[index], access.dtype.itemsize
+            if step == 0 or self._column_step(access) != 1:
+                continue
+            hint = "PLANISH_AMX_OWN" if access.name.startswith("o") else "PLANISH_AMX_READ"
+            for i in range(self.tiles):
+                place = f"item_{access.name} + column + (first{i} + r) * {self._dim(step)}"
+                body += [
+                    f"for (int64_t r = 0; r < rows; r++) {hint}({place} + {at // size});"
+                    for at in range(0, self.width * size, 64)
+                ]
+        return body
+
     def print_waiting(self, interleave: bool) -> list[str]:
         """Return the statements that note a block whose accumulators were stored."""
         body = [
@@ -181,7 +201,7 @@ class BlockRows:
             step = self._column_step(access)
             moved = "" if step == 0 else f" + column * {self._dim(step)}"
             body.append(f"q->{access.name} = item_{access.name}{moved};")
-        return body if interleave else [*body, self.finish_all]
+        return body if interleave else [*body, self.finish("q", "q->next", self.slots)]
 
     def _dim(self, dim: Dim) -> str:
         return c_dim(dim, self.problem.symbols)

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from planish.backends.cpu.codegen.amx import print_amx
 from planish.backends.cpu.codegen.amx_blocking import candidate_amx_blockings
-from planish.backends.cpu.codegen.amx_plan import AmxBlocking, pack_tiles, steps_of
+from planish.backends.cpu.codegen.amx_plan import AmxBlocking, Array, pack_tiles, steps_of, unfolded
 from planish.backends.cpu.codegen.element import vector_unit
 from planish.backends.cpu.codegen.gemm_problem import Problem
 from planish.backends.cpu.codegen.packing import pack_columns
@@ -42,6 +42,12 @@ def refuse_steps(problem: Problem) -> str | None:
     return None
 
 
+def _problem(region: Region, target: Target) -> tuple[Problem, Array]:
+    """Return the GEMM of a region that is supported, and its weight matrices [groups, K, N]."""
+    problem, matrices = convolution_problem(region, target)
+    return unfolded(problem), matrices
+
+
 class AmxConvolution(Tactic):
     """Convolution of bf16 with constant weights on AMX tiles."""
 
@@ -61,18 +67,18 @@ class AmxConvolution(Tactic):
         weight = shape.anchor.input(1)
         if shape.operand.dtype is not BF16 or weight is None or weight.dtype is not BF16:
             return no("the input or the weights are not bf16")
-        reason = refuse_memory(shape) or refuse_steps(convolution_problem(region, target)[0])
+        reason = refuse_memory(shape) or refuse_steps(_problem(region, target)[0])
         return YES if reason is None else no(reason)
 
     def configs(self, region: Region, target: Target) -> list[Config]:
         """Return blockings, the best guess of the cost model first."""
-        problem, _ = convolution_problem(region, target)
+        problem, _ = _problem(region, target)
         bindings = {name: opt for name, (_, opt, _) in region.ranges.items()}
         return [b.as_config() for b in candidate_amx_blockings(problem, target, bindings)]
 
     def build(self, region: Region, config: Config, target: Target) -> Kernel:
         """Return the kernel of one blocking."""
-        problem, matrices = convolution_problem(region, target)
+        problem, matrices = _problem(region, target)
         printed = print_amx(problem, AmxBlocking.of(config))
         packed = [*problem.epilogue.arrays]
         packed.append(pack_tiles(matrices, printed.steps, printed.columns, problem.kind))

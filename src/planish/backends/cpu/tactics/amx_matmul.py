@@ -12,7 +12,7 @@ import numpy as np
 
 from planish.backends.cpu.codegen.amx import print_amx
 from planish.backends.cpu.codegen.amx_blocking import candidate_amx_blockings
-from planish.backends.cpu.codegen.amx_plan import AmxBlocking, pack_tiles
+from planish.backends.cpu.codegen.amx_plan import AmxBlocking, pack_tiles, unfolded
 from planish.backends.cpu.codegen.packing import pack_columns
 from planish.backends.cpu.tactics.amx_convolution import FEATURES, refuse_steps, refuse_target
 from planish.backends.cpu.tactics.matmul import _problem as product_problem
@@ -42,18 +42,19 @@ class AmxMatMul(Tactic):
             return no("the right operand is not a constant")
         if left.dtype is not BF16 or right.dtype is not BF16:
             return no("the operands are not bf16")
-        reason = refuse_steps(product_problem(region, target)[0])
+        reason = refuse_steps(unfolded(product_problem(region, target)[0]))
         return YES if reason is None else no(reason)
 
     def configs(self, region: Region, target: Target) -> list[Config]:
         """Return blockings, the best guess of the cost model first."""
-        problem, _ = product_problem(region, target)
+        problem = unfolded(product_problem(region, target)[0])
         bindings = {name: opt for name, (_, opt, _) in region.ranges.items()}
         return [b.as_config() for b in candidate_amx_blockings(problem, target, bindings)]
 
     def build(self, region: Region, config: Config, target: Target) -> Kernel:
         """Return the kernel of one blocking."""
-        problem, constants = product_problem(region, target)
+        folded, constants = product_problem(region, target)
+        problem = unfolded(folded)
         weights = constants.right
         if weights is None:
             raise TacticError("amx_matmul needs constant weights", where=region.name)
