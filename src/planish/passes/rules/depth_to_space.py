@@ -32,6 +32,8 @@ class DepthToSpace(Rule):
         if node.op == "SpaceToDepth":
             split = (n, c, h // block, block, w // block, block)
             order = (0, 3, 5, 1, 2, 4)
+            if node.attributes["mode"] == "CRD":
+                order = (0, 1, 3, 5, 2, 4)
         elif node.attributes["mode"] == "CRD":
             split, order = (n, c // block**2, block, block, h, w), (0, 1, 4, 2, 5, 3)
         else:

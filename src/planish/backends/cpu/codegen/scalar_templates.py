@@ -233,6 +233,10 @@ def _where(node: Node, arguments: Arguments) -> str:
 
 def _shift(node: Node, arguments: Arguments) -> str:
     name = "shl" if str(node.attributes["direction"]) in ("LEFT", "b'LEFT'") else "shr"
+    if name == "shr" and operand_type(node).kind == "int":
+        # sign bits move in, also where the amount is negative or at least the type's width
+        amount = f"((uint64_t){arguments[1]} > 63 ? 63 : (int64_t){arguments[1]})"
+        return f"((int64_t){arguments[0]} >> {amount})"
     return f"planish_{name}_u64({arguments[0]}, {arguments[1]})"
 
 
