@@ -24,6 +24,7 @@ from planish.errors import (
     InputError,
     ModelError,
     PlanishError,
+    ShapeError,
     TacticError,
     UnsupportedOperatorError,
 )
@@ -139,6 +140,42 @@ def test_shapes_that_do_not_fit(tmp_path: Path) -> None:
     proto = small_models.model(nodes, {"x": (1, 4)}, {"y": (1, 3)}, constants)
     onnx.save(proto, tmp_path / "m.onnx")
     assert_refused(tmp_path / "m.onnx", "product")
+
+
+def one_node(op: str, inputs: dict[str, tuple[int, ...]], **attributes: Any) -> onnx.ModelProto:
+    """Return a model of one node; its first input is the model's, the others are weights."""
+    first, *others = inputs
+    constants = small_models.weights(0, **{name: inputs[name] for name in others})
+    nodes = [helper.make_node(op, list(inputs), ["y"], name="layer", **attributes)]
+    return small_models.model(nodes, {first: inputs[first]}, {"y": None}, constants)
+
+
+@pytest.mark.parametrize(
+    ("proto", "text"),
+    [
+        (one_node("Conv", {"x": (1, 3, 8, 8), "w": (4, 3, 3, 3), "b": (4, 1)}), "expected [4]"),
+        (one_node("Conv", {"x": (1, 3, 8, 8), "w": (4, 3, 3, 3), "b": (5,)}), "expected [4]"),
+        (one_node("Conv", {"x": (1, 3, 8, 8), "w": (4, 2, 3, 3)}), "channels"),
+        (
+            one_node("Conv", {"x": (1, 3, 8, 8), "w": (4, 3, 3, 3)}, kernel_shape=[3, -1]),
+            "kernel_shape",
+        ),
+        (
+            one_node("LSTM", {"x": (5, 1, 8), "w": (1, 64, 8), "r": (1, 64, 16), "b": (1, 64)},
+                     hidden_size=16),
+            "[1, 128]",
+        ),
+        (
+            one_node("LSTM", {"x": (5, 1, 8), "w": (1, 64, 7), "r": (1, 64, 16)}, hidden_size=16),
+            "[1, 64, 8]",
+        ),
+    ],
+)  # fmt: skip
+def test_weights_that_do_not_fit(proto: onnx.ModelProto, text: str) -> None:
+    with pytest.raises(ShapeError) as caught:
+        planish.build(proto, OFF)
+    assert text in str(caught.value)
+    assert "layer" in str(caught.value.where)
 
 
 def test_missing_external_data(tmp_path: Path) -> None:

@@ -271,6 +271,18 @@ def test_regions_without_a_kernel_are_all_named() -> None:
     assert "not among" not in str(caught.value)
 
 
+@pytest.mark.parametrize("shape", [(0, 8), (3, 0)])
+def test_operands_without_elements_run_in_numpy(shape: tuple[int, int]) -> None:
+    nodes = [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])]
+    constants = {"w": np.ones((shape[1], 5), np.float32)}
+    proto = small_models.model(nodes, {"x": shape}, {"y": (shape[0], 5)}, constants)
+    with pytest.warns(FallbackWarning):
+        engine = planish.build(proto, BuildConfig(tune="off"))
+    np.testing.assert_array_equal(
+        engine(np.ones(shape, np.float32)), np.zeros((shape[0], 5), np.float32)
+    )
+
+
 # -- use by many threads -------------------------------------------------------------------------
 
 

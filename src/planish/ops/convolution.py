@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from planish.errors import ShapeError
-from planish.ir.graph import Node
+from planish.ir.graph import Node, Value
 from planish.ir.requirement import Requirement, equal
 from planish.ir.shape import Dim, Shape, ceildiv, dim_max, dim_min, floordiv, product
 from planish.ops.numeric import narrow, optional, plain, random_array, required, widen
@@ -400,11 +400,38 @@ def infer_convolution(node: Node) -> list[Inferred]:
             f"expects {expected}",
             where=str(node),
         )
+    _check_operands(node, weight)
     spatial = window_of(node).output(x.shape[2:])
     empty = [dim for dim in spatial if isinstance(dim, int) and dim < 0]
     if empty:
         raise ShapeError(f"the kernel is larger than the padded input: {x}", where=str(node))
     return [Inferred(x.dtype, (x.shape[0], weight.shape[0], *spatial))]
+
+
+def _check_operands(node: Node, weight: Value) -> None:
+    """Raise ShapeError when `kernel_shape` is not the weight's, or the bias not one number each."""
+    given, extents = node.attributes.get("kernel_shape"), weight.known_shape[2:]
+    if given and not _agree(tuple(given), extents):
+        raise ShapeError(
+            f"kernel_shape is {list(given)}, the weight has {list(extents)}", where=str(node)
+        )
+    bias = node.input(2)
+    takes_bias = node.op in ("Conv", "com.microsoft.FusedConv")
+    if not takes_bias or bias is None or bias.shape is None:
+        return
+    if not _agree(bias.shape, weight.known_shape[:1]):
+        raise ShapeError(
+            f"the bias has shape {list(bias.shape)}, expected [{weight.known_shape[0]}]",
+            where=str(node),
+        )
+
+
+def _agree(have: Shape, want: Shape) -> bool:
+    """Whether shapes can be equal: of one rank, and no two numbers differ."""
+    return len(have) == len(want) and all(
+        mine == theirs or not isinstance(mine, int) or not isinstance(theirs, int)
+        for mine, theirs in zip(have, want, strict=True)
+    )
 
 
 def convolution_requirements(node: Node) -> list[Requirement]:

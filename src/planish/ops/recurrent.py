@@ -16,9 +16,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from planish.errors import ShapeError
-from planish.ir.graph import Node
+from planish.ir.graph import Node, Value
 from planish.ir.requirement import Requirement, equal, equal_shapes
-from planish.ir.shape import Dim, product
+from planish.ir.shape import Dim, Shape, product
 from planish.ops.numeric import narrow, optional, random_array, required, widen
 from planish.ops.op import Array, Attributes, Cost, Inferred, Inputs, Op, Sample, bytes_of
 
@@ -164,12 +164,20 @@ class _Recurrent(Op):
         """Raise ShapeError when the weights do not fit the input or each other."""
         x, weights, recurrence = node.present_inputs[:3]
         rows = hidden * cls.gates
-        expected = ((weights, (directions, rows, x.known_shape[-1])),
-                    (recurrence, (directions, rows, hidden)))  # fmt: skip
+        expected: tuple[tuple[Value, Shape], ...] = (
+            (weights, (directions, rows, x.known_shape[-1])),
+            (recurrence, (directions, rows, hidden)),
+        )
+        bias = node.input(3)
+        if bias is not None and bias.shape is not None:
+            expected += ((bias, (directions, 2 * rows)),)
         for value, wanted in expected:
-            for have, want in zip(value.known_shape, wanted, strict=True):
-                if isinstance(have, int) and isinstance(want, int) and have != want:
-                    raise ShapeError(f"{value} should have shape {list(wanted)}", where=str(node))
+            fits = value.rank == len(wanted) and all(
+                have == want or not isinstance(have, int) or not isinstance(want, int)
+                for have, want in zip(value.known_shape, wanted, strict=True)
+            )
+            if not fits:
+                raise ShapeError(f"{value} should have shape {list(wanted)}", where=str(node))
         activations_for(node.attributes, cls.defaults)
 
     @classmethod

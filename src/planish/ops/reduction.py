@@ -43,7 +43,8 @@ def reduced_axes(node: Node) -> Axes | None:
         return None
     if not given:
         return () if node.attributes["noop_with_empty_axes"] else tuple(range(rank))
-    return tuple(sorted({normalize_axis(axis, rank, node) for axis in given}))
+    axes_in_range = {normalize_axis(axis, rank, node) for axis in given}
+    return tuple(sorted(axes_in_range)) if rank else ()
 
 
 def reduced_shape(shape: Shape, axes: Axes, keepdims: bool) -> Shape:

@@ -190,9 +190,13 @@ def _new_group(
 ) -> Group:
     candidates: list[Candidate] = []
     refusals: list[tuple[str, str]] = []
+    empty = _has_no_elements(region)
     for tactic in sorted(tactics, key=lambda t: (t.rank, t.name)):
         if config.tactic_sources is not None and tactic.name not in config.tactic_sources:
             refusals.append((tactic.name, NOT_ASKED_FOR))
+            continue
+        if empty and tactic.name != FALLBACK:
+            refusals.append((tactic.name, "an operand has no elements"))
             continue
         support = tactic.supports(region, target)
         if not support:
@@ -200,6 +204,16 @@ def _new_group(
             continue
         candidates.extend(Candidate(tactic, c) for c in tactic.configs(region, target))
     return Group(key, [], [], candidates, tuple(refusals), 0.0)
+
+
+def _has_no_elements(region: Region) -> bool:
+    """Whether an operand or constant of an anchored region is empty; kernels rely on one element.
+
+    Pointwise regions have loops only, and those run as often as there are elements.
+    """
+    values = [operand.value for operand in (*region.inputs, *region.outputs)]
+    values += region.body.constants()
+    return region.kind != "pointwise" and any(0 in value.known_shape for value in values)
 
 
 def _check_sources(tactics: Sequence[Tactic], config: BuildConfig) -> None:
