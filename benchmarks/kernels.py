@@ -133,15 +133,18 @@ MODELS = {
     "inception": [
         conv(299, 3, 32, 3, 2), conv(149, 32, 32, 3), conv(147, 32, 64, 3), conv(73, 64, 80, 1),
         conv(73, 80, 192, 3), conv(35, 192, 64, 1), conv(35, 48, 64, 5), conv(35, 64, 96, 3),
-        conv(35, 288, 384, 3, 2), conv(17, 768, 192, 1), conv(8, 2048, 320, 1), conv(8, 448, 384, 3),
+        conv(35, 288, 384, 3, 2), conv(17, 768, 192, 1), conv(8, 2048, 320, 1),
+        conv(8, 448, 384, 3),
     ],
     "bert": [
         matmul(128, 768, 2304), matmul(128, 768, 768, "residual"), matmul(128, 768, 3072, "gelu"),
-        matmul(128, 3072, 768, "residual"), Shape("attention 12x128x64", "attention", (12, 128, 64)),
+        matmul(128, 3072, 768, "residual"),
+        Shape("attention 12x128x64", "attention", (12, 128, 64)),
     ],
     "vit": [
         matmul(197, 768, 2304), matmul(197, 768, 768, "residual"), matmul(197, 768, 3072, "gelu"),
-        matmul(197, 3072, 768, "residual"), Shape("attention 12x197x64", "attention", (12, 197, 64)),
+        matmul(197, 3072, 768, "residual"),
+        Shape("attention 12x197x64", "attention", (12, 197, 64)),
     ],
 }  # fmt: skip
 
@@ -167,7 +170,8 @@ def region_of(shape: Shape, precision: str) -> Region:
     graph, layouts = Graph("g"), {}
     if shape.kind == "attention":
         heads, queries, features = shape.sizes
-        values = [graph.add_input(n, element, (shape.batch, heads, queries, features)) for n in "qkv"]
+        extents = (shape.batch, heads, queries, features)
+        values = [graph.add_input(name, element, extents) for name in "qkv"]
         result = _node(graph, "Attention", values)
         layouts = {n: Layout((0, 2, 1, 3), ((0, 0),) * 4) for n in ("q", "k", "v", result.name)}
     elif shape.kind == "matmul":
@@ -323,7 +327,8 @@ def onnxruntime_seconds(shape: Shape) -> float | None:
         nodes.append(helper.make_node("Add", ["y", "r"], ["s"]))
         nodes.append(helper.make_node("Relu", ["s"], ["z"]))
     else:
-        op = {"relu": "Relu", "hardswish": "HardSwish", "gelu": "Gelu"}.get(shape.epilogue, "Identity")
+        names_of = {"relu": "Relu", "hardswish": "HardSwish", "gelu": "Gelu"}
+        op = names_of.get(shape.epilogue, "Identity")
         nodes.append(helper.make_node(op, ["y"], ["z"]))
     graph = helper.make_graph(
         nodes, "g", inputs, [helper.make_tensor_value_info("z", TensorProto.FLOAT, out)], constants

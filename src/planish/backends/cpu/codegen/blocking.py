@@ -63,9 +63,9 @@ def candidate_blockings(
     bindings : dict
         Symbols at the extents to tune for.
     """
-    shapes = WIDE_SHAPES if problem.unit.lanes == 16 else NARROW_SHAPES
-    if problem.kind.fold > 1:
-        shapes = FOLDED_SHAPES
+    shapes: Sequence[tuple[int, int]] = FOLDED_SHAPES
+    if problem.kind.fold == 1:
+        shapes = WIDE_SHAPES if problem.unit.lanes == 16 else NARROW_SHAPES
     found: dict[tuple[object, ...], _Candidate] = {}
     for rows, vectors in shapes:
         tiling = problem.tiling(rows)

@@ -209,7 +209,7 @@ def make_epilogue(region: Region, parts: Parts, column_axis: int, bias: Array | 
             zip(region.body.outputs, region.outputs, strict=True)
         )
     ]
-    arrays = []
+    arrays: list[Array] = []
     pointer = first + len(region.outputs)
     for value, array in constant_operands(nodes).items():
         packed, strides = _pack_constant(array, shape, column_axis)
@@ -398,7 +398,7 @@ def print_vector_statements(nodes: Sequence[Node], names: dict[Value, str], v: s
 def _vector_argument(value: Value, names: dict[Value, str], v: str) -> str:
     if value in names:
         return names[value]
-    return _set(float(scalar_constant(value)), v)
+    return _set(float(value.array.reshape(-1)[0]), v)
 
 
 # -- functions -----------------------------------------------------------------------------------
@@ -446,7 +446,9 @@ def print_scalar_finish(epilogue: Epilogue, symbols: Sequence[str]) -> str:
 
     def index_of(access: Access) -> str:
         stride = access.strides[epilogue.column_axis]
-        return {0: "0", 1: "n"}.get(stride) or f"n*{c_dim(stride, symbols)}"
+        if isinstance(stride, int) and stride in (0, 1):
+            return "n" if stride else "0"
+        return f"n*{c_dim(stride, symbols)}"
 
     names = {epilogue.source: "x[n]"}
     lines = []

@@ -24,25 +24,32 @@
 PLANISH_PACK_ROWS(planish_v16, 16, floats, float, load)
 PLANISH_PACK_ROWS(planish_v16, 16, widened, uint16_t, load_bf16)
 
+/* Arrays of registers stay in registers only if their loops are unrolled; gcc -O2 does not. */
+#define PLANISH_UNROLL _Pragma("GCC unroll 16")
+
 /* Transpose 16 rows of 16 elements of 32 bits: stages of 32, 64, 128 and 256 bits. */
 PLANISH_INLINE void planish_transpose16(__m512i r[16]) {
     __m512i t[16];
+    PLANISH_UNROLL
     for (int i = 0; i < 16; i += 2) {
         t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
         t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
     }
+    PLANISH_UNROLL
     for (int i = 0; i < 16; i += 4) {
         r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
         r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
         r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
         r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
     }
+    PLANISH_UNROLL
     for (int i = 0; i < 4; i++) {
         t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
         t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
         t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
         t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
     }
+    PLANISH_UNROLL
     for (int i = 0; i < 4; i++) {
         r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
         r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
@@ -55,6 +62,14 @@ static __attribute__((noinline, unused)) void planish_transpose16_block(
     const char *b, int64_t stride, int64_t rows, int64_t words, int tail, char *out, int64_t width) {
     __m512i r[16];
     const __mmask16 mask = (__mmask16)((1u << words) - 1u);
+    if (rows >= 16 && words == 16 && !tail) {
+        PLANISH_UNROLL
+        for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(b + i * stride);
+        planish_transpose16(r);
+        PLANISH_UNROLL
+        for (int i = 0; i < 16; i++) _mm512_storeu_si512(out + i * width * 4, r[i]);
+        return;
+    }
     for (int i = 0; i < 16; i++) {
         if (i >= rows) { r[i] = _mm512_setzero_si512(); continue; }
         if (tail) { /* the last word of a row is half a word */

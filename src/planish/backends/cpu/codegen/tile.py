@@ -199,8 +199,8 @@ def _print_step(
         if prefetch:
             ahead = offset + prefetch * tile.vectors * width
             lines.append(f"_mm_prefetch((const char *)(b + {ahead}), _MM_HINT_T0);")
-    for row, offset in enumerate(tile.offsets):
-        address = f"{pointer} + {offset}" if offset != "0" else pointer
+    for row, start in enumerate(tile.offsets):
+        address = f"{pointer} + {start}" if start != "0" else pointer
         if index:
             address += f" + {index * kind.group}"
         lines.append("{ " + _broadcast(kind, v, address, part))

@@ -80,6 +80,8 @@ PLANISH_INLINE __m512i planish_v16_pair(const uint16_t *p) {
 }
 PLANISH_INLINE __m512i planish_v16_single(const uint16_t *p) { return _mm512_set1_epi32(*p); }
 PLANISH_INLINE __m512i planish_v16_load_pairs(const uint16_t *p) { return _mm512_loadu_si512(p); }
+PLANISH_INLINE float planish_v16_largest(planish_v16 x) { return _mm512_reduce_max_ps(x); }
+PLANISH_INLINE float planish_v16_sum(planish_v16 x) { return _mm512_reduce_add_ps(x); }
 /* f words of 32 bits, repeated over the register; and the first of them by half words, rest zero */
 PLANISH_INLINE __m512i planish_v16_words2(const void *p) {
     int64_t words;
@@ -192,6 +194,18 @@ PLANISH_INLINE planish_v8 planish_v8_scale(planish_v8 x, planish_v8 n) {
     const __m256i s2 = _mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23);
     return x * _mm256_castsi256_ps(s1) * _mm256_castsi256_ps(s2);
 }
+PLANISH_INLINE float planish_v8_largest(planish_v8 x) {
+    float lanes[8], top;
+    _mm256_storeu_ps(lanes, x);
+    top = lanes[0];
+    for (int i = 1; i < 8; i++) top = lanes[i] > top ? lanes[i] : top;
+    return top;
+}
+PLANISH_INLINE float planish_v8_sum(planish_v8 x) {
+    const __m128 half = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    const __m128 pair = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(pair, _mm_movehdup_ps(pair)));
+}
 #endif /* AVX2 */
 
 /* ---- functions on either width --------------------------------------------------------------- */
@@ -212,6 +226,16 @@ PLANISH_INLINE planish_v8 planish_v8_scale(planish_v8 x, planish_v8 n) {
         p = V##_fma(p, r, V##_set1(1.6666665459e-1f));                                             \
         p = V##_fma(p, r, V##_set1(5.0000001201e-1f));                                             \
         return V##_scale(V##_fma(p, r * r, r) + V##_set1(1.0f), n);                                \
+    }                                                                                              \
+    /* 2^x for x <= 0 in one reduction step (softmax); below 2^-149 it is 0. 1.5 ulp. */           \
+    PLANISH_INLINE V V##_exp2_nonpositive(V x) {                                                   \
+        const V c = V##_max(V##_set1(-150.0f), x), n = V##_round(c), f = c - n;                    \
+        V p = V##_set1(1.3266970386e-3f);                                                          \
+        p = V##_fma(p, f, V##_set1(9.6754597455e-3f));                                             \
+        p = V##_fma(p, f, V##_set1(5.5507426160e-2f));                                             \
+        p = V##_fma(p, f, V##_set1(2.4022121754e-1f));                                             \
+        p = V##_fma(p, f, V##_set1(6.9314694916e-1f));                                             \
+        return V##_scale(V##_fma(p, f, V##_set1(1.0f)), n);                                        \
     }                                                                                              \
     PLANISH_INLINE V V##_sigmoid(V x) {                                                            \
         return V##_set1(1.0f) / (V##_set1(1.0f) + V##_exp(V##_zero() - x));                        \

@@ -41,6 +41,7 @@ from planish.tactics.target import Target
 FLOATS = (F32, BF16)
 VECTORS = 2  # registers of a panel of keys and of values
 PAD = 16  # floats between rows of scores, so that rows do not share cache sets
+LOG2_E = 1.4426950408889634
 Array = np.ndarray[Any, Any]
 
 
@@ -341,62 +342,56 @@ class _Printer:
     # -- softmax ---------------------------------------------------------------------------------
 
     def print_softmax(self) -> str:
-        """Return the function that turns one row of scores into weights and returns 1 / sum."""
-        mask = self.heads.mask
-        factor = literal(self.heads.scale, F32)
-        biased = f"row[j] * {factor}"
-        parameters = "float *row, int64_t keys, int64_t padded"
-        if mask is not None:
-            element = load(mask.dtype, "mask", f"j * {self.dim(mask.strides[3])}")
-            biased += (
-                f" + ({element} ? 0.0f : -__builtin_inff())"
-                if mask.dtype is BOOL
-                else (f" + {element}")
-            )
-            parameters += f", const {memory_type(mask.dtype)} *mask, const int64_t *d"
-        pairs = self.value_kind.group == 2
-        out = "((uint16_t *)row)[j] = planish_to_bf16(e);" if pairs else "row[j] = e;"
-        # bf16 weights are written over the row they come from: never ahead of what is still read
-        clear = "((uint16_t *)row)[j] = 0;" if pairs else "row[j] = 0.0f;"
-        body = f"""
-    float top = -__builtin_inff();
-    _Pragma("omp simd reduction(max:top)")
-    for (int64_t j = 0; j < keys; j++) {{
-        const float x = {biased};
-        row[j] = x;
-        top = x > top ? x : top;
-    }}
-    if (top == -__builtin_inff()) {{
-        for (int64_t j = 0; j < padded; j++) {clear}
-        return 0.0f;
-    }}
-    float sum = 0.0f;
-    {self._exponentials(pairs, out)}
-    for (int64_t j = keys; j < padded; j++) {clear}
-    return 1.0f / sum;
-"""
-        return f"static __attribute__((noinline)) float @NAME@_softmax({parameters}) {{{body}}}\n"
+        """Return the function that turns one row of scores into weights and returns 1 / sum.
 
-    def _exponentials(self, pairs: bool, out: str) -> str:
-        if not pairs:
-            return (
-                '_Pragma("omp simd reduction(+:sum)")\n'
-                "    for (int64_t j = 0; j < keys; j++) {\n"
-                "        const float e = planish_exp_nonpositive(row[j] - top);\n"
-                f"        {out}\n        sum += e;\n    }}"
-            )
-        # sums of what is multiplied: rounded weights, so that they add up to one
-        return (
-            "for (int64_t first = 0; first < keys; first += 16) {\n"
-            "        uint16_t block[16];\n"
-            "        const int64_t count = planish_min_i64(16, keys - first);\n"
-            '        _Pragma("omp simd reduction(+:sum)")\n'
-            "        for (int64_t j = 0; j < count; j++) {\n"
-            "            const float e = planish_exp_nonpositive(row[first + j] - top);\n"
-            "            block[j] = planish_to_bf16(e);\n"
-            "            sum += planish_from_bf16(block[j]);\n        }\n"
-            "        memcpy((uint16_t *)row + first, block, (size_t)count * 2);\n    }"
-        )
+        Scores are scaled into powers of two, so that one subtraction and 2^x are left.
+        """
+        mask, v, lanes = self.heads.mask, self.unit.prefix, self.unit.lanes
+        factor = literal(self.heads.scale * LOG2_E, F32)
+        parameters = "float *row, int64_t keys, int64_t padded"
+        lines = []
+        if mask is not None or self.heads.scale <= 0:
+            biased = f"row[j] * {factor}"
+            if mask is not None:
+                parameters += f", const {memory_type(mask.dtype)} *mask, const int64_t *d"
+                biased += f" + {self.mask_term(mask)}"
+            lines.append('_Pragma("omp simd")')
+            lines.append(f"for (int64_t j = 0; j < keys; j++) row[j] = {biased};")
+            factor = "1.0f"
+        pairs = self.value_kind.group == 2
+        # bf16 weights are written over the row they come from: never ahead of what is still read
+        weights = "(uint16_t *)row" if pairs else "row"
+        store = f"{v}_store{'_bf16' if pairs else ''}({weights} + j, e);"
+        lines += [
+            f"const int64_t whole = (keys + {lanes - 1}) / {lanes} * {lanes};",
+            "for (int64_t j = keys; j < whole; j++) row[j] = -__builtin_inff();",
+            f"{v} high = {v}_load(row);",
+            f"for (int64_t j = {lanes}; j < whole; j += {lanes}) "
+            f"high = {v}_max(high, {v}_load(row + j));",
+            f"const float top = {v}_largest(high) * {factor};",
+            f"{v} sum = {v}_zero();",
+            "if (top == -__builtin_inff()) {",
+            f"memset(row, 0, (size_t)padded * {2 if pairs else 4});",
+            "return 0.0f;",
+            "}",
+            f"const {v} factor = {v}_set1({factor}), below = {v}_set1(-top);",
+            f"for (int64_t j = 0; j < whole; j += {lanes}) {{",
+            f"const {v} e = {v}_exp2_nonpositive({v}_fma({v}_load(row + j), factor, below));",
+            store,
+            "sum += e;",
+            "}",
+            f"memset({weights} + whole, 0, (size_t)(padded - whole) * {2 if pairs else 4});",
+            f"return 1.0f / {v}_sum(sum);",
+        ]
+        head = f"static __attribute__((noinline)) float @NAME@_softmax({parameters})"
+        return f"{head} {{\n{print_block(lines)}}}\n"
+
+    def mask_term(self, mask: _Mask) -> str:
+        """Return what is added to score j, in powers of two."""
+        element = load(mask.dtype, "mask", f"j * {self.dim(mask.strides[3])}")
+        if mask.dtype is BOOL:
+            return f"({element} ? 0.0f : -__builtin_inff())"
+        return f"{element} * {literal(LOG2_E, F32)}"
 
     # -- rows and items --------------------------------------------------------------------------
 

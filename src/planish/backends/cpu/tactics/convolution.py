@@ -166,7 +166,8 @@ class GemmConvolution(Tactic):
         problem, matrices = _problem(region, target)
         printed = print_gemm(problem, Blocking.of(config))
         packed = [*problem.epilogue.arrays]
-        packed.append(pack_matrix(matrices, problem.run, printed.columns, problem.kind))
+        run = problem.run if isinstance(problem.run, int) else 1
+        packed.append(pack_matrix(matrices, run, printed.columns, problem.kind))
         if problem.bias_pointer is not None and problem.epilogue.bias is not None:
             bias = problem.epilogue.bias.reshape(len(matrices), -1)
             packed.append(pack_columns(bias, printed.columns))
@@ -245,7 +246,8 @@ def _walk(shape: ConvolutionShape) -> tuple[tuple[tuple[int, Dim], ...], int, in
     if shape.group == 1 and isinstance(pixel, int) and channels < pixel <= channels + slack:
         # the zeros behind a pixel's channels make neighbouring pixels one run
         channels = pixel if shape.window.kernel[-1] > 1 else channels
-    run, loops = channels, []
+    run = channels
+    loops: list[tuple[int, Dim]] = []
     taps = zip(shape.window.kernel, shape.window.dilations, strides, strict=True)
     for count, dilation, stride in reversed(list(taps)):
         step = stride * dilation

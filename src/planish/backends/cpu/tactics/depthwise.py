@@ -215,7 +215,8 @@ class _Printer:
             first = f"buffer + x * {lanes}"
         return [
             *lines,
-            f"for (int64_t x = 0; x < {width}; x++) @NAME@_finish({first}, part, d{pointers('x')});",
+            f"for (int64_t x = 0; x < {width}; x++)",
+            f"@NAME@_finish({first}, part, d{pointers('x')});",
         ]
 
     # -- the kernel ------------------------------------------------------------------------------

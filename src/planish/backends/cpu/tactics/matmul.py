@@ -239,7 +239,7 @@ def _converted(array: Array, kind: ElementKind) -> Array:
 
 
 def _axes(product: _Product, epilogue: Epilogue) -> list[Axis]:
-    """Return the row axes: all of the output's but the last; strides end with the right operand's."""
+    """Return the row axes, the output's but the last; strides end with the right operand's."""
     shape = product.anchor.output.known_shape
     left, right = product.left, product.right
     axes = []
