@@ -106,6 +106,7 @@ def convolution_region(
     outputs: int = 16,
     kernel: int = 3,
     pad: int = 1,
+    stride: int = 1,
     layouts: dict[str, Layout] | None = None,
     cast_input: bool = False,
 ) -> Region:
@@ -119,7 +120,7 @@ def convolution_region(
     weights = random.standard_normal((outputs, shape[1], *extents)) / kernel / shape[1] ** 0.5
     bias = random.standard_normal(outputs)
     constants = [graph.constant(array.astype(NUMPY[dtype])) for array in (weights, bias)]
-    window = {"kernel_shape": extents, "pads": (pad,) * rank * 2, "strides": (1,) * rank}
+    window = {"kernel_shape": extents, "pads": (pad,) * rank * 2, "strides": (stride,) * rank}
     result = add_node(graph, "Conv", [source, *constants], **window, dilations=(1,) * rank, group=1)
     result = result if epilogue is None else epilogue(graph, result)
     result.name = "y"
