@@ -302,7 +302,8 @@ def split_items(
             work *= max(extent, 1)
             continue
         size = ITEM_ELEMENTS // work
-        if position == len(order) - 1:  # whole vectors, and cache lines on both sides
+        vectors = position == len(order) - 1 and copies < UNROLL_LIMIT
+        if vectors:  # whole ones, and cache lines on both sides
             size = max(64, BLOCK_ELEMENTS // work // 64 * 64)
         outer, inside = tuple(order[:position]), tuple(order[position + 1 :])
         if size <= 1:

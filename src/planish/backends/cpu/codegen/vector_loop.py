@@ -104,11 +104,13 @@ def vector_loop(
     """Return a loop to be vectorised.
 
     What is left after whole vectors is one more vector under a mask, where the target has masks:
-    left to itself, the compiler would do up to 15 elements one by one.
+    left to itself, the compiler would do up to 15 elements one by one. It does know half vectors,
+    which are faster than a mask: compilers combine masks with comparisons outside mask registers.
     """
     low, high = span.low, span.high
     plain = [pragma, *block(f"for (int64_t {index} = {low}; {index} < {high}; ++{index})", body)]
-    if not writer.masked:
+    halves = isinstance(span.extent, int) and span.extent % (LANES // 2) == 0 and not writer.mixed
+    if not writer.masked or (halves and not span.has_no_rest):
         return plain
     if low.isdigit() and high.isdigit():
         whole, rest = str(int(high) - (int(high) - int(low)) % LANES), high

@@ -32,6 +32,8 @@ class KernelWriter:
         self.region = region
         # whether the compiler can turn a condition around loads and stores into masks
         self.masked = target is not None and target.has("avx512bw", "avx512vl")
+        # whether loops mix element sizes, so that the compiler's own half vectors do not fit
+        self.mixed = any(o.dtype.itemsize < 4 for o in (*region.inputs, *region.outputs))
         self.helpers: list[str] = []
         self.scratch_start = 0  # bytes at the start of scratch memory that loops leave alone
         self._packed: list[np.ndarray[Any, Any]] = []

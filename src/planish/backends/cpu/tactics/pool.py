@@ -143,10 +143,7 @@ class _Pool:
         rows = [axis for axis in self.spatial if axis != self.rank - 1]
         body = decompose_names(self.writer, names) + self._position(rows)
         if self.vector == 1:
-            last = self.rank - 1
-            inner = [*self._position([last]), *self._choose(self.spatial, "0", self._size(1))]
-            header = f"for (int64_t i{last} = 0; i{last} < {self._size(last)}; ++i{last})"
-            body += block(header, inner)
+            body += self._pixels(rows)
         else:
             body += self._row(rows)
         lines = [f"{self.ctype} *restrict const acc = ({self.ctype} *)scratch;"]
@@ -170,23 +167,38 @@ class _Pool:
             ]
         return lines
 
-    def _row(self, rows: list[int]) -> list[str]:
-        """Return C for a row of positions along the last axis: interior, then both ends."""
+    def _interior(self) -> list[str]:
+        """Return C for the positions [low, high) along the last axis with all taps inside."""
         last, writer = self.rank - 1, self.writer
         begin, step = self._pads(last)[0], self._step(last)
         room = writer.dim(self._extent(last) + begin - self._reach(last) + step)
-        lines = [
-            f"const int64_t low = planish_min_i64({self._size(last)}, "
-            f"{writer.dim(-(-begin // step) if isinstance(begin, int) else begin)});",
+        first = writer.dim(-(-begin // step) if isinstance(begin, int) else begin)
+        return [
+            f"const int64_t low = planish_min_i64({self._size(last)}, {first});",
             f"const int64_t high = planish_clamp_i64(planish_floordiv_i64({room}, {step}), low, "
             f"{self._size(last)});",
-            *self._choose(rows, "low", "high"),
         ]
-        edge = [*self._position([last]), *self._single()]
+
+    def _edges(self, body: list[str]) -> list[str]:
+        """Return a loop over the positions outside [low, high)."""
+        last = self.rank - 1
         skip = f"i{last} = i{last} + 1 == low ? high : i{last} + 1"
         start = "low > 0 ? 0 : high"
         header = f"for (int64_t i{last} = {start}; i{last} < {self._size(last)}; {skip})"
-        return [*lines, *block(header, edge)]
+        return block(header, [*self._position([last]), *body])
+
+    def _row(self, rows: list[int]) -> list[str]:
+        """Return C for a row of positions whose own axis is vectorised: interior, then ends."""
+        interior = self._choose(rows, "low", "high")
+        return [*self._interior(), *interior, *self._edges(self._single())]
+
+    def _pixels(self, rows: list[int]) -> list[str]:
+        """Return C for a row of positions with vectors of channels: interior, then ends."""
+        last, channels = self.rank - 1, self._size(1)
+        interior = self._choose(rows, "0", channels)
+        header = f"for (int64_t i{last} = low; i{last} < high; ++i{last})"
+        edge = self._buffered(self.spatial, "0", channels)
+        return [*self._interior(), *block(header, interior), *self._edges(edge)]
 
     def _choose(self, axes: list[int], low: str, high: str) -> list[str]:
         """Return C that does the vector axis from `low` to `high`, unrolled where it may be."""
