@@ -42,12 +42,12 @@ def feeds_of(path: Path, batch: int, sequence: int) -> Feeds:
     graph = onnx.load(path, load_external_data=False).graph
     constants = {initializer.name for initializer in graph.initializer}
     generator, feeds = np.random.default_rng(0), {}
-    for value in graph.input:
-        if value.name in constants:
-            continue
+    given = [value for value in graph.input if value.name not in constants]
+    batches = {v.type.tensor_type.shape.dim[0].dim_param for v in given}
+    for value in given:
         tensor = value.type.tensor_type
-        shape = [dim.dim_value or (batch if axis == 0 else sequence)
-                 for axis, dim in enumerate(tensor.shape.dim)]  # fmt: skip
+        shape = [dim.dim_value or (batch if dim.dim_param in batches else sequence)
+                 for dim in tensor.shape.dim]  # fmt: skip
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
         values = (generator.standard_normal(shape) if dtype.kind == "f"
                   else np.ones(shape) if "mask" in value.name else generator.integers(0, 2, shape))  # fmt: skip
@@ -127,10 +127,10 @@ def difference(run: Any, path: Path, threads: int, feeds: Feeds) -> float:
     """Return the largest error against ONNX Runtime, relative to the largest output value."""
     want = runner_of("onnxruntime", path, threads, feeds)[0](feeds)
     got = list(run(feeds).values())
+    pairs = [(g, w) for g, w in zip(got, want, strict=True) if w.size and w.dtype.kind in "fiu"]
     return max(
         float(np.abs(g.astype(np.float64) - w).max() / max(1.0, float(np.abs(w).max())))
-        for g, w in zip(got, want, strict=True)
-        if w.size and w.dtype.kind == "f"
+        for g, w in pairs
     )
 
 
