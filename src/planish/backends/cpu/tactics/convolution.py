@@ -157,13 +157,13 @@ class GemmConvolution(Tactic):
 
     def configs(self, region: Region, target: Target) -> list[Config]:
         """Return blockings, the best guess of the cost model first."""
-        problem, _ = _problem(region, target)
+        problem, _ = convolution_problem(region, target)
         bindings = {name: opt for name, (_, opt, _) in region.ranges.items()}
         return [b.as_config() for b in candidate_blockings(problem, target, bindings)]
 
     def build(self, region: Region, config: Config, target: Target) -> Kernel:
         """Return the kernel of one blocking."""
-        problem, matrices = _problem(region, target)
+        problem, matrices = convolution_problem(region, target)
         printed = print_gemm(problem, Blocking.of(config))
         packed = [*problem.epilogue.arrays]
         run = problem.run if isinstance(problem.run, int) else 1
@@ -176,7 +176,7 @@ class GemmConvolution(Tactic):
         )
 
 
-def _problem(region: Region, target: Target) -> tuple[Problem, Array]:
+def convolution_problem(region: Region, target: Target) -> tuple[Problem, Array]:
     """Return the GEMM of a region that is supported, and its weight matrices [groups, K, N]."""
     shape, unit = read_convolution(region), vector_unit(target)
     if isinstance(shape, str) or unit is None:

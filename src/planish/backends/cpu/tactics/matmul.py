@@ -83,13 +83,13 @@ class GemmMatMul(Tactic):
 
     def configs(self, region: Region, target: Target) -> list[Config]:
         """Return blockings, the best guess of the cost model first."""
-        problem, _ = _problem(region, target)
+        problem, _ = matmul_problem(region, target)
         bindings = {name: opt for name, (_, opt, _) in region.ranges.items()}
         return [b.as_config() for b in candidate_blockings(problem, target, bindings)]
 
     def build(self, region: Region, config: Config, target: Target) -> Kernel:
         """Return the kernel of one blocking."""
-        problem, constants = _problem(region, target)
+        problem, constants = matmul_problem(region, target)
         largest = {name: high for name, (_, _, high) in region.ranges.items()}
         printed = print_gemm(problem, Blocking.of(config), largest)
         packed = [*problem.epilogue.arrays]
@@ -167,14 +167,14 @@ def _uneven_batch(anchor: Node, right: _Side) -> bool:
 
 
 @dataclass(frozen=True)
-class _Constants:
+class Constants:
     """Constant operands: the left one as it is, the right one as [batches, K, N]."""
 
     left: Array | None
     right: Array | None
 
 
-def _problem(region: Region, target: Target) -> tuple[Problem, _Constants]:
+def matmul_problem(region: Region, target: Target) -> tuple[Problem, Constants]:
     """Return the GEMM of a region that is supported, and its constant operands."""
     product, unit = _read(region), vector_unit(target)
     if isinstance(product, str) or unit is None:
@@ -183,7 +183,7 @@ def _problem(region: Region, target: Target) -> tuple[Problem, _Constants]:
     kind = _kind(unit, left, right)
     epilogue = make_epilogue(region, product.parts, anchor.output.rank - 1, None)
     pointer = len(region.inputs) + len(region.outputs) + len(epilogue.arrays)
-    constants = _Constants(
+    constants = Constants(
         None if left.array is None else _converted(left.array, kind),
         None if right.array is None else right.array.reshape(-1, *right.array.shape[-2:]),
     )
