@@ -7,9 +7,10 @@ from planish.errors import GraphError, ShapeError, UnsupportedOperatorError
 from planish.ir.shape import symbol
 from planish.ir.text import parse_text, to_text
 from planish.ir.verify import verify
-from planish.ops.infer import graph_from_text, infer_graph
+from planish.ops.infer import graph_from_text, infer_graph, infer_node
 from planish.ops.interpreter import run_graph
-from planish.ops.op import OPS
+from planish.ops.op import OPS, Op, Sample
+from tests.ops.onnx_oracle import node_of
 
 needs = pytest.mark.parametrize
 
@@ -93,3 +94,15 @@ def test_regions_run_their_bodies() -> None:
     sample = OPS["Region"].samples()[0]
     assert OPS["Region"].evaluate(node, [x], run_graph)[0].tolist() == [[0, 1, 3]]
     assert sample.attributes["kind"] == "pointwise"
+
+
+@pytest.mark.parametrize(
+    ("op", "sample"),
+    [
+        pytest.param(op, sample, id=f"{name}-{index}")
+        for name, op in sorted(OPS.items())
+        for index, sample in enumerate(op.samples())
+    ],
+)
+def test_samples_meet_the_requirements_of_their_operator(op: type[Op], sample: Sample) -> None:
+    infer_node(node_of(op, sample))  # raises ShapeError where numbers do not meet them

@@ -28,6 +28,7 @@ from planish.ir.dtypes import (
     dtype_of,
 )
 from planish.ir.graph import Node
+from planish.ir.requirement import Requirement
 from planish.ir.shape import Dim
 from planish.ops.content import bounds, ranges_of
 from planish.ops.elementwise import Pointwise
@@ -180,6 +181,11 @@ class CastLike(Pointwise):
         if content is not None and like.dtype.bits < 32:
             content = None
         return [Inferred(like.dtype, value.shape, content)]
+
+    @classmethod
+    def requirements(cls, node: Node) -> list[Requirement]:
+        """Return nothing: only the type of the second input counts."""
+        return []
 
     @classmethod
     def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:

@@ -331,13 +331,18 @@ class Engine:
             shape, dtype = bound.outputs[index], self._output_types[index]
             array = given[name]
             if array.shape != shape or array.dtype != dtype or not array.flags.carray:
-                raise InputError(
-                    f"the array for output {name!r} is {array.dtype.name}{list(array.shape)}, "
-                    f"expected a writable C-contiguous {dtype.name}{list(shape or ())}",
-                    fix=f"numpy.empty({shape}, dtype={dtype.name!r})",
-                )
+                raise self._wrong_output(name, array, shape, dtype)
             results[index] = array
         return results
+
+    def _wrong_output(
+        self, name: str, array: Array, shape: tuple[int, ...] | None, dtype: np.dtype[Any]
+    ) -> InputError:
+        return InputError(
+            f"the array for output {name!r} is {array.dtype.name}{list(array.shape)}, "
+            f"expected a writable C-contiguous {dtype.name}{list(shape or ())}",
+            fix=f"numpy.empty({shape}, dtype={dtype.name!r})",
+        )
 
     def _finished(
         self, results: list[Array | None], given: Mapping[str, Array] | None
@@ -347,8 +352,10 @@ class Engine:
             if result is None:
                 raise PlanError(f"no step wrote output {name!r}")
             target = given.get(name) if given else None
-            if target is not None and target is not result:
-                np.copyto(target, result)  # the shape was known only afterwards
+            if target is not None and target is not result:  # the shape was not known before
+                if target.shape != result.shape or target.dtype != result.dtype:
+                    raise self._wrong_output(name, target, result.shape, result.dtype)
+                np.copyto(target, result)
                 result = target
             finished.append(result)
         return finished
