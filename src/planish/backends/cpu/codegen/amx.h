@@ -11,10 +11,6 @@
 
 #define PLANISH_AMX_FENCE() __asm__ volatile("" ::: "memory")
 
-/* Prefetch a cache line into L1, to be read or to be written. */
-#define PLANISH_AMX_READ(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
-#define PLANISH_AMX_OWN(p) __asm__ volatile("prefetchw %0" ::"m"(*(const char *)(p)))
-
 typedef struct planish_amx_config {
     uint8_t palette, start_row, reserved[14];
     uint16_t bytes[16]; /* of a row, by register */

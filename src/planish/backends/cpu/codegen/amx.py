@@ -360,7 +360,6 @@ class _Printer:
                 f"float *const acc = (float *)scratch + (block - first_block) * "
                 f"{self.rows.slots * self.rows.width};",
                 *self.print_tiles(),
-                *self.print_touch(),
                 *self.print_call(),
                 f"if (part < {parts - 1}) continue;",
                 *self.rows.print_waiting(self.blocking.interleave),
@@ -370,7 +369,6 @@ class _Printer:
             ]
         inner = [
             "float *const acc = (float *)scratch;",
-            *self.print_touch(),
             *self.print_call(),
             *self.rows.print_waiting(self.blocking.interleave),
         ]
@@ -458,12 +456,6 @@ class _Printer:
                 done = f"t{i} < {self.dim(lines.tiles)} ? {done} : rows"
             body.append(f"const int64_t skip{i} = {done};")
         return body
-
-    def print_touch(self) -> list[str]:
-        """Return prefetches of the block's part of the outputs and of what the epilogue reads."""
-        if not self.blocking.touch:
-            return []
-        return self.rows.print_touch()
 
     def print_call(self) -> list[str]:
         shift = " + shift" if self.hoisted else ""

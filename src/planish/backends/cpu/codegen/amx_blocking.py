@@ -1,10 +1,10 @@
 """Candidate blockings of an AMX kernel, the best guess first, from a small model of the core.
 
 A step of a block of m x n tiles costs the longer of its products (each a cycle for every row of the
-larger of its two operands) and its tile loads (two lines a cycle from L1, three quarters of a line
-from L2). What is in L1 follows from the order of the loops: "n" keeps a panel of weights there if
-it fits, "m" a block of the input. 2 x 2 loads four tiles for four products, 4 x 1 and 1 x 4 five:
-they pay where 2 x 2 would leave rows or columns empty.
+larger of its two operands) and its tile loads. The constants were fitted to an Emerald Rapids core
+(benchmarks/results). What is in L1 follows from the order of the loops: "n" keeps a panel of
+weights there if it fits, "m" a block of the input. 2 x 2 loads four tiles for four products, 4 x 1
+and 1 x 4 five: they pay where 2 x 2 would leave rows or columns empty.
 """
 
 from __future__ import annotations
@@ -28,7 +28,12 @@ from planish.backends.cpu.codegen.packing import Columns, split_columns
 from planish.tactics.target import Target
 
 SHAPES = ((2, 2), (4, 1), (1, 4), (3, 1), (1, 6), (2, 1), (1, 2), (1, 1))
-L1_LINES, L2_LINES = 2.0, 0.75  # cache lines a cycle
+L1_LINES = 2.0  # cache lines a cycle
+L2_LEFT, L2_RIGHT = 0.65, 0.8  # of the input (rows apart), of the weights (in one piece)
+L3_LINES = 0.15
+LONG_SHAPE = 1.08  # what 4 x 1 and 1 x 4 cost more than their loads explain
+STREAMED = 64 << 10  # bytes of weights that are not in L2 when their turn comes again
+SCATTERED = 1.5  # what results cost more where each panel writes pieces of a plane beyond L2
 BLOCK_CYCLES = 50.0  # call, zeroing, storing, filling and draining the pipeline
 VECTOR_CYCLES = 3.0  # finishing 16 columns of a row
 ITEM_CYCLES = 10_000.0  # items shorter than this are not worth handing out
@@ -77,7 +82,7 @@ def candidate_amx_blockings(
 
 def _simple_variations(base: AmxBlocking) -> list[AmxBlocking]:
     other = "m" if base.order == "n" else "n"
-    return [base, replace(base, order=other, prefetch=0)]
+    return [base, replace(base, order=other, stream=0)]
 
 
 @dataclass
@@ -143,23 +148,31 @@ class _Model:
         height = lines.rows or -(-extent_at(lines.extent, self.bindings) // max(blocks * rows, 1))
         row_bytes = self.total_steps * self.step_bytes // self.overlap
         block_bytes, panel = rows * height * row_bytes, self.panel_bytes(columns)
-        half = self.target.l1 // 2
+        half, large = self.target.l1 // 2, self.target.l2 * 3 // 4
+        plane = blocks * block_bytes
         if blocking.order == "n":
-            left_near, right_near = blocks * block_bytes <= half, panel <= half and blocks > 1
+            left_near, right_near = plane <= half, panel <= half and blocks > 1
         else:
             many = columns.panels > 1
             left_near, right_near = block_bytes <= half and many, self.weight_bytes(columns) <= half
         left, right = rows * height, vectors * self.step_bytes / 4
-        loads = left / (L1_LINES if left_near else L2_LINES)
-        loads += right / (L1_LINES if right_near else L2_LINES)
+        # what the inner loop walks through comes from L3 each time where it exceeds L2
+        left_far = blocking.order == "n" and columns.panels > 1 and plane > large
+        loads = left / (L1_LINES if left_near else L3_LINES if left_far else L2_LEFT)
+        right_far = blocking.order == "m" and blocks > 1 and self.weight_bytes(columns) > large
+        loads += right / (L1_LINES if right_near else L3_LINES if right_far else L2_RIGHT)
         groups = self.steps.size // self.problem.kind.group
         compute = self.total_steps * max(rows * vectors * max(height, groups), loads)
         finish = rows * height * vectors * VECTOR_CYCLES
+        if blocking.order == "n" and blocks * rows * height * columns.padded * 2 > large:
+            finish *= SCATTERED
         each = max(compute, finish) + 0.25 * min(compute, finish) + BLOCK_CYCLES
+        each *= LONG_SHAPE if max(rows, vectors) > 3 else 1
         share = columns.padded / LANES / vectors  # narrow panels cost less
-        far = panel > half and blocks > 1
-        chosen = replace(blocking, prefetch=2 if far and blocking.order == "n" else 0)
-        return _Guess(chosen, lines, columns, blocks * share * each)
+        guess = _Guess(blocking, lines, columns, blocks * share * each)
+        fetches = blocking.order == "n" and blocks > 2 and self.weight_bytes(columns) > STREAMED
+        chosen = replace(blocking, stream=self.stream_of(guess) if fetches else 0)
+        return replace(guess, blocking=chosen)
 
     @property
     def overlap(self) -> int:
@@ -176,19 +189,15 @@ class _Model:
         base = best.blocking
         other = "m" if base.order == "n" else "n"
         tried = [
-            replace(base, order=other, prefetch=0),
+            replace(base, order=other, stream=0 if other == "m" else self.stream_of(best)),
             replace(base, interleave=False),
-            replace(base, prefetch=0 if base.prefetch else 2),
         ]
         if base.order == "n":
-            tried.append(replace(base, prefetch=0, stream=self.stream_of(best)))
-            tried.append(replace(base, prefetch=2, stream=self.stream_of(best)))
-        if not best.lines.pitch:
-            tried.append(replace(base, touch=True))
-            tried.append(replace(base, order=other, prefetch=0, touch=True))
+            tried.append(replace(base, stream=0 if base.stream else self.stream_of(best)))
+            tried.append(replace(base, prefetch=2, stream=0))
         depth = self.depth_of(best)
         if depth:
-            tried.append(replace(base, order="n", depth=depth, prefetch=0))
+            tried.append(replace(base, order="n", depth=depth, stream=0))
         result = [self.spread(replace(best, blocking=blocking)) for blocking in tried]
         for guess in guesses:
             turned = guess.blocking

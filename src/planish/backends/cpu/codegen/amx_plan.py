@@ -52,9 +52,6 @@ class AmxBlocking:
         Whether the epilogue of a block runs between the products of the next one.
     prefetch, ahead : int
         K steps ahead at which weights are prefetched into L1, into L2 (0: not).
-    touch : bool
-        Whether what the epilogue of a block reads and writes is prefetched before its products
-        (planes that exceed L2: hardware does not see a pattern in pieces of 64 bytes).
     stream : int
         Cache lines of the next panel that are prefetched into L2 at every K step (0: none): the
         blocks of an item share the fetching of a panel.
@@ -74,7 +71,6 @@ class AmxBlocking:
     ahead: int = 0
     depth: int = 0
     stream: int = 0
-    touch: bool = False
 
     @staticmethod
     def of(config: Mapping[str, Any]) -> AmxBlocking:

@@ -171,24 +171,6 @@ class BlockRows:
     def _column_step(self, access: Access) -> Dim:
         return access.strides[self.problem.epilogue.column_axis]
 
-    def print_touch(self) -> list[str]:
-        """Return prefetches of what finishing the coming block will read and write."""
-        if self.lines.pitch:
-            return []  # finding the positions would cost more
-        body = []
-        for index, access in enumerate(self.problem.epilogue.accesses, start=1):
-            step, size = self.problem.x.strides[index], access.dtype.itemsize
-            if step == 0 or self._column_step(access) != 1:
-                continue
-            hint = "PLANISH_AMX_OWN" if access.name.startswith("o") else "PLANISH_AMX_READ"
-            for i in range(self.tiles):
-                place = f"item_{access.name} + column + (first{i} + r) * {self._dim(step)}"
-                body += [
-                    f"for (int64_t r = 0; r < rows; r++) {hint}({place} + {at // size});"
-                    for at in range(0, self.width * size, 64)
-                ]
-        return body
-
     def print_waiting(self, interleave: bool) -> list[str]:
         """Return the statements that note a block whose accumulators were stored."""
         body = [
