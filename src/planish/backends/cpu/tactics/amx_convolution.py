@@ -14,8 +14,11 @@ from planish.backends.cpu.codegen.amx_plan import AmxBlocking, Array, pack_tiles
 from planish.backends.cpu.codegen.element import vector_unit
 from planish.backends.cpu.codegen.gemm_problem import Problem
 from planish.backends.cpu.codegen.packing import pack_columns
-from planish.backends.cpu.tactics.convolution import _problem as convolution_problem
-from planish.backends.cpu.tactics.convolution import read_convolution, refuse_memory
+from planish.backends.cpu.tactics.convolution import (
+    convolution_problem,
+    read_convolution,
+    refuse_memory,
+)
 from planish.ir.dtypes import BF16
 from planish.tactics.tactic import YES, Config, Kernel, Region, Support, Tactic, no
 from planish.tactics.target import Target
@@ -51,7 +54,7 @@ def _problem(region: Region, target: Target) -> tuple[Problem, Array]:
 class AmxConvolution(Tactic):
     """Convolution of bf16 with constant weights on AMX tiles."""
 
-    name: ClassVar[str] = "amx_conv"
+    name: ClassVar[str] = "amx_tile_conv"
     rank: ClassVar[int] = 5
 
     def supports(self, region: Region, target: Target) -> Support:

@@ -15,8 +15,8 @@ from planish.backends.cpu.codegen.amx_blocking import candidate_amx_blockings
 from planish.backends.cpu.codegen.amx_plan import AmxBlocking, pack_tiles, unfolded
 from planish.backends.cpu.codegen.packing import pack_columns
 from planish.backends.cpu.tactics.amx_convolution import FEATURES, refuse_steps, refuse_target
-from planish.backends.cpu.tactics.matmul import _problem as product_problem
 from planish.backends.cpu.tactics.matmul import _read as read_product
+from planish.backends.cpu.tactics.matmul import matmul_problem
 from planish.errors import TacticError
 from planish.ir.dtypes import BF16
 from planish.tactics.tactic import YES, Config, Kernel, Region, Support, Tactic, no
@@ -26,7 +26,7 @@ from planish.tactics.target import Target
 class AmxMatMul(Tactic):
     """Matrix product of bf16 rows by constant bf16 weights on AMX tiles."""
 
-    name: ClassVar[str] = "amx_matmul"
+    name: ClassVar[str] = "amx_tile_matmul"
     rank: ClassVar[int] = 5
 
     def supports(self, region: Region, target: Target) -> Support:
@@ -42,18 +42,18 @@ class AmxMatMul(Tactic):
             return no("the right operand is not a constant")
         if left.dtype is not BF16 or right.dtype is not BF16:
             return no("the operands are not bf16")
-        reason = refuse_steps(unfolded(product_problem(region, target)[0]))
+        reason = refuse_steps(unfolded(matmul_problem(region, target)[0]))
         return YES if reason is None else no(reason)
 
     def configs(self, region: Region, target: Target) -> list[Config]:
         """Return blockings, the best guess of the cost model first."""
-        problem = unfolded(product_problem(region, target)[0])
+        problem = unfolded(matmul_problem(region, target)[0])
         bindings = {name: opt for name, (_, opt, _) in region.ranges.items()}
         return [b.as_config() for b in candidate_amx_blockings(problem, target, bindings)]
 
     def build(self, region: Region, config: Config, target: Target) -> Kernel:
         """Return the kernel of one blocking."""
-        folded, constants = product_problem(region, target)
+        folded, constants = matmul_problem(region, target)
         problem = unfolded(folded)
         weights = constants.right
         if weights is None:
