@@ -16,6 +16,7 @@ import typer
 import planish
 from planish.backends.cpu.codegen.compile import compile_source, find_compiler
 from planish.backends.cpu.device import compile_flags, detect
+from planish.backends.cpu.onednn.library import library, waiting_policy, why_unavailable
 from planish.cli.common import EXIT_DIFFERENT, AsJson, emit, guarded, table
 from planish.config import ENVIRONMENT, environment
 from planish.errors import CompileError, ConfigError
@@ -113,6 +114,7 @@ def examine() -> Iterator[Finding]:
     yield _huge_pages()
     for name, (purpose, fix) in OPTIONAL.items():
         yield _package(name, purpose, fix)
+    yield _onednn()
     yield _environment()
 
 
@@ -163,6 +165,14 @@ def _package(name: str, purpose: str, fix: str) -> Finding:
         return Finding(name, True, f"{importlib.metadata.version(name)} ({purpose})")
     except importlib.metadata.PackageNotFoundError:
         return Finding(name, False, f"not installed ({purpose})", fix)
+
+
+def _onednn() -> Finding:
+    """Load it: an installed wheel without the system's libgomp is of no use."""
+    reason = why_unavailable()
+    if reason is not None:
+        return Finding("oneDNN", False, reason)
+    return Finding("oneDNN", True, f"{library().version}, {waiting_policy()}")
 
 
 def _environment() -> Finding:

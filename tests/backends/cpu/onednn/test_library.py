@@ -86,6 +86,14 @@ def test_the_environment_is_as_before_and_threads_are_given_back() -> None:
     assert library().use_threads(before) == 3
 
 
+def test_the_waiting_policy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in module.WAIT_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert "sleep soon" in module.waiting_policy()
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert "better OMP_WAIT_POLICY=PASSIVE" in module.waiting_policy()
+
+
 @needs_onednn
 def test_a_failed_call_names_the_function_and_the_status() -> None:
     with pytest.raises(OneDnnError, match=r"invalid arguments[\s\S]*memory_desc_create"):

@@ -56,7 +56,7 @@ QUERY_WEIGHTS, QUERY_SCRATCHPAD = 131, 136
 
 # spins before a libgomp thread sleeps: about the 50 microseconds of our own idle workers
 SPIN_COUNT = "1500"
-_WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 Pointer = ctypes.c_void_p
 Dims = ctypes.c_int64 * MAX_RANK
@@ -370,6 +370,16 @@ def why_unavailable() -> str | None:
     return None if isinstance(found, Library) else f"{found[0]} ({found[2]})"
 
 
+def waiting_policy() -> str:
+    """Say how long idle OpenMP threads keep their cores, and what to do where that is long."""
+    given = [f"{name}={os.environ[name]}" for name in WAIT_VARIABLES if name in os.environ]
+    if not given:
+        return "idle OpenMP threads sleep soon (unless libgomp was loaded before)"
+    active = os.environ.get("OMP_WAIT_POLICY", "").upper() == "ACTIVE"
+    advice = ": idle OpenMP threads keep their cores, better OMP_WAIT_POLICY=PASSIVE"
+    return ", ".join(given) + (advice if active else "")
+
+
 @functools.cache
 def _found() -> Library | tuple[str, str | None, str]:
     try:
@@ -420,7 +430,7 @@ def _load(path: Path) -> tuple[ctypes.CDLL, ctypes.PyDLL]:
 @contextmanager
 def _short_waits() -> Iterator[None]:
     """Have libgomp, if it is loaded meanwhile, put idle threads to sleep soon."""
-    if any(name in os.environ for name in _WAIT_VARIABLES):
+    if any(name in os.environ for name in WAIT_VARIABLES):
         yield
         return
     os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT

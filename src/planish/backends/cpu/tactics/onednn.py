@@ -34,17 +34,19 @@ class OneDnn(Tactic):
     name: ClassVar[str] = "onednn"
     rank: ClassVar[int] = 40
 
+    def __init__(self) -> None:
+        self._asked: tuple[Region, Target, tuple[list[str], str]] | None = None
+
     def supports(self, region: Region, target: Target) -> Support:
         """Accept what oneDNN has more than its reference implementation for."""
-        forms, reason = _forms(region, target)
+        forms, reason = self._forms(region, target)
         return YES if forms else no(reason)
 
     def configs(self, region: Region, target: Target) -> list[Config]:
         """Return the forms of the region that oneDNN is fast for."""
         version = library().version
-        return [
-            {"as": form, "format": "any", "library": version} for form in _forms(region, target)[0]
-        ]
+        forms, _ = self._forms(region, target)
+        return [{"as": form, "format": "any", "library": version} for form in forms]
 
     def build(self, region: Region, config: Config, target: Target) -> ExternalKernel:
         """Return the kernel with plain weights; oneDNN lays them out later."""
@@ -53,6 +55,13 @@ class OneDnn(Tactic):
         except RefusalError as error:
             raise TacticError(f"onednn cannot do it: {error}", where=region.name) from error
         return ExternalKernel(KIND, lowered.parameters, tuple(lowered.packed))
+
+    def _forms(self, region: Region, target: Target) -> tuple[list[str], str]:
+        """Return `_forms`; `configs` follows `supports`, and asking oneDNN takes milliseconds."""
+        asked = self._asked
+        if asked is None or asked[0] is not region or asked[1] != target:
+            self._asked = asked = (region, target, _forms(region, target))
+        return asked[2]
 
 
 def _forms(region: Region, target: Target) -> tuple[list[str], str]:
