@@ -51,7 +51,7 @@ def build(model: str | Path | bytes | onnx.ModelProto, config: BuildConfig | Non
         graph = read_model(model, profiles=config.profiles)
         imported = len(graph)
     with clock.stage("passes"):
-        passes = optimize(graph, config)
+        passes = optimize(graph, config, backend.prints)
         clock.tell(2, passes)
     with clock.stage("tactics"):
         groups = group_regions(graph, target, config, backend.tactics())

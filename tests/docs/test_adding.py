@@ -51,3 +51,6 @@ def test_an_operator_is_its_class() -> None:
     want = np.maximum((x @ constants["w"]) ** 3, 0)
     np.testing.assert_allclose(engine(x), want, rtol=1e-4, atol=1e-5)
     assert len(OPS[NAME].samples()) > 0
+    tactics = {layer.operations: layer.tactic for layer in engine.report.layers}
+    assert tactics[NAME] == "reference"
+    assert tactics["MatMul"] != "reference"  # what has no kernel takes nothing else along

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from planish.backends.cpu.backend import CpuBackend
 from planish.engine.parts import NativeCode
+from planish.ir.graph import Node
 from planish.plan.plan import Plan
 from planish.tactics.tactic import Kernel, Tactic
 from planish.tactics.target import Target
@@ -20,6 +21,9 @@ class Backend(Protocol):
 
     def tactics(self) -> list[Tactic]:
         """Return every tactic of the device, the declared fallback included."""
+
+    def prints(self, node: Node) -> bool:
+        """Return whether generated code can compute a pointwise node inside of a region."""
 
     def assemble(
         self,

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from planish.backends.backend import backend_for
 from planish.builder import build
 from planish.cli.common import (
     AsJson,
@@ -72,7 +73,7 @@ def _inspect_model(path: Path, config: BuildConfig, show_graph: bool, as_json: b
     graph = read_model(path, profiles=config.profiles)
     before, imported = _kinds(graph), count_layers(graph)
     passes = [PassReport(s.name, s.before, s.after, round(s.seconds, 4), dict(s.counts))
-              for s in optimize(graph, config)]  # fmt: skip
+              for s in optimize(graph, config, backend_for(config.device).prints)]  # fmt: skip
     if show_graph:
         text = to_text(graph)
         emit({"graph": text}, as_json, text.rstrip())

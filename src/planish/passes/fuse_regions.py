@@ -16,7 +16,7 @@ concats and control flow stay outside (the storage pass makes most views disappe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from planish.ir.dtypes import F8E4M3, F8E5M2, I4, STRING, U4
@@ -64,13 +64,24 @@ class _Group:
 
 
 class FuseRegions(GraphPass):
-    """Turns every computing node of a graph into a member of a Region node."""
+    """Turns every computing node of a graph into a member of a Region node.
+
+    Parameters
+    ----------
+    prints : callable, optional
+        Whether the device has code for a pointwise node. One that it has no code for stands alone,
+        so that it does not take a whole region to the numpy reference with it.
+    """
 
     name = "fuse_regions"
 
+    def __init__(self, prints: Callable[[Node], bool] = lambda node: True) -> None:
+        super().__init__()
+        self.prints = prints
+
     def run(self, graph: Graph) -> bool:
         """Group the nodes, then build the regions."""
-        grouping = _Grouping(graph)
+        grouping = _Grouping(graph, self.prints)
         groups = grouping.groups()
         for group in groups:
             _build(graph, group, grouping)
@@ -84,17 +95,21 @@ class FuseRegions(GraphPass):
 class _Grouping:
     """Decides which node goes into which region of one graph."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, prints: Callable[[Node], bool]) -> None:
         self._graph = graph
+        self._prints = prints
         self.order = {node: index for index, node in enumerate(graph)}
         self.outputs = set(graph.outputs)
         self._group: dict[Node, _Group] = {}
+
+    def _may_join(self, node: Node) -> bool:
+        return is_pointwise(node) and self._prints(node)
 
     def groups(self) -> list[_Group]:
         """Return the regions in the order of their places."""
         nodes = [node for node in self.order if _computes(node)]
         for node in nodes:
-            if not is_pointwise(node):
+            if not self._may_join(node):
                 self._start(node, node.op)
         anchored = list(dict.fromkeys(self._group.values()))
         for group in anchored:
@@ -143,7 +158,7 @@ class _Grouping:
             if user.graph is self._graph and user not in members
         }
         for node in sorted(readers, key=self.order.__getitem__):
-            if node in self._group or not is_pointwise(node):
+            if node in self._group or not self._may_join(node):
                 continue
             if node.output.shape is None or node.output.shape != result.shape:
                 continue
@@ -160,7 +175,7 @@ class _Grouping:
             node = value.producer
             if node is None or node.graph is not self._graph or node in self._group:
                 continue
-            if not is_pointwise(node) or value.shape is None or value.shape != shape:
+            if not self._may_join(node) or value.shape is None or value.shape != shape:
                 continue
             if self._escapes(value, group.members):
                 continue

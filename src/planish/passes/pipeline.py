@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from planish.config import BuildConfig, environment
-from planish.ir.graph import Graph
+from planish.ir.graph import Graph, Node
 from planish.passes.apply_rules import ApplyRules
 from planish.passes.assign_layouts import AssignLayouts
 from planish.passes.assign_storage import AssignStorage
@@ -31,8 +32,12 @@ from planish.passes.settle_extents import SettleExtents
 from planish.passes.unroll_loops import UnrollLoops
 
 
-def optimize(graph: Graph, config: BuildConfig) -> list[PassStatistics]:
+def optimize(
+    graph: Graph, config: BuildConfig, prints: Callable[[Node], bool] = lambda node: True
+) -> list[PassStatistics]:
     """Run the whole pipeline on `graph`; return what every pass did.
+
+    `prints` says whether the device has code for a pointwise node; others are not fused.
 
     With PLANISH_DUMP set, the graph's text is written to that folder after each pass.
 
@@ -43,16 +48,20 @@ def optimize(graph: Graph, config: BuildConfig) -> list[PassStatistics]:
     """
     folder = environment("PLANISH_DUMP")
     observer = None if not folder else dump_to(Path(folder), graph)
-    return run_pipeline(graph, pipeline(config), check=config.verify, observer=observer)
+    return run_pipeline(graph, pipeline(config, prints), check=config.verify, observer=observer)
 
 
-def pipeline(config: BuildConfig) -> list[GraphPass]:
+def pipeline(
+    config: BuildConfig, prints: Callable[[Node], bool] = lambda node: True
+) -> list[GraphPass]:
     """Return the passes of a build, in order.
 
     Parameters
     ----------
     config : BuildConfig
         `precision` decides which values are lowered.
+    prints : callable, optional
+        See `optimize`.
     """
     return [
         CollectRequirements(),
@@ -61,7 +70,7 @@ def pipeline(config: BuildConfig) -> list[GraphPass]:
         simplify(),
         *([LowerPrecision()] if config.precision == "bf16" else []),
         FuseSiblings(),
-        FuseRegions(),
+        FuseRegions(prints),
         AssignLayouts(),
         AssignStorage(),
     ]

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from planish.backends.cpu.codegen.compile import compile_source, find_compiler
 from planish.backends.cpu.codegen.driver import print_driver
+from planish.backends.cpu.codegen.scalar import supported
 from planish.backends.cpu.device import compile_flags, detect
 from planish.backends.cpu.tactics import discover
 from planish.backends.reference.tactic import ReferenceTactic, RefuseTactic
 from planish.config import environment
 from planish.engine.parts import NativeCode
+from planish.ir.graph import Node
 from planish.plan.plan import Plan
 from planish.tactics.tactic import Kernel, Tactic
 from planish.tactics.target import Target
@@ -28,6 +30,10 @@ class CpuBackend:
     def tactics(self) -> list[Tactic]:
         """Return the generated kernels, libraries, and the numpy reference."""
         return [*discover(), RefuseTactic(), ReferenceTactic()]
+
+    def prints(self, node: Node) -> bool:
+        """Return whether `node` has a form in scalar C."""
+        return supported(node) is None
 
     def assemble(
         self,
