@@ -294,6 +294,17 @@ def test_missing_and_wrong_profiles(profiles: dict[str, Profile], text: str) -> 
     assert "ids" in str(caught.value)
 
 
+def test_a_profile_that_the_model_cannot_run_with() -> None:
+    nodes = [helper.make_node("Add", ["x", "c"], ["y"], name="sum")]
+    constants = {"c": np.ones((1, 64), np.float32)}
+    proto = small_models.model(nodes, {"x": ("N", "M")}, {"y": None}, constants)
+    profiles = {"x": Profile((1, 2), (1, 4), (1, 8))}
+    with pytest.raises(ConfigError, match="M == 64") as caught:
+        planish.build(proto, BuildConfig(tune="off", profiles=profiles))
+    assert "sum" in str(caught.value)
+    assert "profile" in str(caught.value.fix)
+
+
 def test_unknown_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLANISH_DEBGU", "1")
     with pytest.raises(ConfigError, match="PLANISH_DEBUG"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from planish.errors import GraphError, ShapeError
+from planish.errors import ConfigError, GraphError, ShapeError
 from planish.ir.graph import Graph
 from planish.passes.collect_requirements import CollectRequirements
 from planish.passes.settle_extents import SettleExtents
@@ -56,7 +56,7 @@ def test_ranges_settle_what_needs_no_check() -> None:
 
 def test_what_can_never_be_met_is_an_error() -> None:
     text = one("%x: f32[N]", "TopK(%x, @k)", "@k: i64[1] = [9]\n").replace("%y =", "%y, %i =")
-    with pytest.raises(ShapeError, match=r"TopK needs 9 <= N, which is never true for N in 1..8"):
+    with pytest.raises(ConfigError, match=r"TopK needs 9 <= N, which is never true for N in 1..8"):
         collected(text, N=RANGE)
 
 

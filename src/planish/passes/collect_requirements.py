@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from planish.errors import ShapeError
+from planish.errors import ConfigError
 from planish.ir.graph import Graph, Node, Value
 from planish.ir.requirement import Requirement, at_most
 from planish.ops.content import bounds
@@ -25,7 +25,7 @@ from planish.passes.graph_pass import GraphPass
 
 
 class CollectRequirements(GraphPass):
-    """Fills `graph.requirements`; raises ShapeError for one that no allowed extents meet."""
+    """Fills `graph.requirements`; raises ConfigError for one that no allowed extents meet."""
 
     name = "collect_requirements"
 
@@ -95,12 +95,12 @@ def _is_open(requirement: Requirement, graph: Graph) -> bool:
 
 
 def _check(requirement: Requirement, node: Node, graph: Graph) -> None:
-    """Raise ShapeError when no extents within the ranges meet `requirement`."""
+    """Raise ConfigError when no extents within the ranges meet `requirement`."""
     low, high = bounds(requirement.left - requirement.right, graph.ranges)
     if low > 0 or (requirement.relation == "==" and high < 0):
         names = sorted(requirement.symbols)
         allowed = ", ".join(f"{n} in {graph.ranges[n][0]}..{graph.ranges[n][2]}" for n in names)
-        raise ShapeError(
+        raise ConfigError(
             f"{node.op} needs {requirement}, which is never true for {allowed}",
             where=f"node {node.source}",
             fix="give a profile with extents that the model can run with",

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar
 
-from planish.errors import PassError, PlanishError
+from planish.errors import ConfigError, PassError, PlanishError
 from planish.ir.graph import Graph
 from planish.ir.text import to_text
 from planish.ir.verify import verify
@@ -205,6 +205,8 @@ def _run_one(
         seconds = time.perf_counter() - start
         if check:
             verify(graph)
+    except ConfigError:  # nothing failed: the model cannot run as it was asked to
+        raise
     except PlanishError as error:
         raise _failure(error, passes, index) from error
     counts = dict(sorted(graph_pass.counts.items()))
