@@ -147,7 +147,9 @@ def print_statements(
         name = f"{prefix}{len(names)}"
         dtype = node.output.dtype
         expression = TEMPLATES[node.op](node, arguments)
-        lines.append(f"const {compute_type(dtype)} {name} = {expression};")
+        # a narrow variable between floats would make the compiler's vectors four times as long
+        narrow = node.op == "QuantizeLinear" and dtype.bits < 32
+        lines.append(f"const {'int32_t' if narrow else compute_type(dtype)} {name} = {expression};")
         names[node.output] = name
     return lines
 
