@@ -17,7 +17,6 @@ import numpy as np
 from planish.backends.cpu.codegen.epilogue import split_body
 from planish.backends.cpu.codegen.scalar import scalar_constant
 from planish.backends.cpu.tactics.convolution import FLOATS, input_behind_casts
-from planish.ir.dtypes import F32
 from planish.ir.graph import Node, Value
 from planish.ops.convolution import Window, window_of
 from planish.plan.plan import Operand as PlanOperand
@@ -342,6 +341,3 @@ _FUNCTIONS: dict[str, _Function] = {
 def supported_functions() -> Sequence[str]:
     """Return the operators that are post-operations."""
     return sorted(_FUNCTIONS)
-
-
-__all__ = ["F32", "Lowered", "RefusalError", "lower", "supported_functions"]
