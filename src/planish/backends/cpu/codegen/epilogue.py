@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from planish.backends.cpu.codegen.c_types import INTEGER_RANGES
 from planish.backends.cpu.codegen.scalar import (
     c_dim,
     compute_type,
@@ -340,12 +341,26 @@ def _swish(node: Node, arguments: Sequence[str], v: str) -> str:
     return f"{x} * {v}_sigmoid({x if alpha == 1.0 else f'{x} * {_set(alpha, v)}'})"
 
 
+def _quantize(node: Node, arguments: Sequence[str], v: str) -> str:
+    """Return the quantized number as a float: it only goes on to DequantizeLinear."""
+    x, scale, *zero = arguments
+    low, high = (_set(float(bound), v) for bound in INTEGER_RANGES[node.output.dtype])
+    whole = " + ".join((f"{v}_round({x} / {scale})", *zero))
+    return f"{v}_clip({whole}, {low}, {high})"
+
+
+def _dequantize(node: Node, arguments: Sequence[str], v: str) -> str:
+    x, scale, *zero = arguments
+    return f"({' - '.join((x, *zero))}) * {scale}"
+
+
 VECTOR_TEMPLATES: dict[str, VectorTemplate] = {
     "Abs": _call("abs"),
     "Add": _chain("+"),
     "Cast": lambda node, arguments, v: arguments[0],
     "CastLike": lambda node, arguments, v: arguments[0],
     "Clip": _clip,
+    "DequantizeLinear": _dequantize,
     "Div": _chain("/"),
     "Erf": _call("erf"),
     "Exp": _call("exp"),
@@ -359,7 +374,9 @@ VECTOR_TEMPLATES: dict[str, VectorTemplate] = {
     "Mul": _chain("*"),
     "Neg": lambda node, arguments, v: f"{v}_zero() - {arguments[0]}",
     "PRelu": _prelu,
+    "QuantizeLinear": _quantize,
     "Relu": _call("relu"),
+    "Round": _call("round"),
     "Sigmoid": _call("sigmoid"),
     "Sqrt": _call("sqrt"),
     "Sub": _chain("-"),
@@ -375,6 +392,8 @@ VECTOR_TEMPLATES: dict[str, VectorTemplate] = {
 def _has_vector_form(node: Node) -> bool:
     if node.op not in VECTOR_TEMPLATES:
         return False
+    if node.op in ("QuantizeLinear", "DequantizeLinear"):
+        return _quantization_has_vector_form(node)
     values = (*node.present_inputs, *node.outputs)
     if any(value.dtype not in _FLOATS for value in values):
         return False
@@ -382,6 +401,20 @@ def _has_vector_form(node: Node) -> bool:
         return None not in node.inputs
     bounds = [value for value in node.inputs[1:] if value is not None]
     return all(scalar_constant(value) is not None for value in bounds)
+
+
+def _quantization_has_vector_form(node: Node) -> bool:
+    """Whether only a float stands for the integers between the two operators of a pair."""
+    data, scale, zero = node.input(0), node.input(1), node.input(2)
+    if data is None or scale is None or scale.dtype not in _FLOATS:
+        return False
+    if zero is not None and scalar_constant(zero) is None:
+        return False
+    if node.op == "DequantizeLinear":
+        paired = data.producer is not None and data.producer.op == "QuantizeLinear"
+        return paired and node.output.dtype in _FLOATS
+    pairs = all(reader.op == "DequantizeLinear" for reader, _ in node.output.uses)
+    return pairs and data.dtype in _FLOATS
 
 
 def print_vector_statements(nodes: Sequence[Node], names: dict[Value, str], v: str) -> list[str]:
