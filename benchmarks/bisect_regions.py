@@ -48,9 +48,7 @@ def main() -> None:
     target = backend.detect(1)
     graph = read_model(arguments.model, profiles=config.profiles)
     optimize(graph, config)
-    values: dict[object, np.ndarray] = {
-        value: feeds[value.name] for value in graph.inputs
-    }
+    values: dict[object, np.ndarray] = {value: feeds[value.name] for value in graph.inputs}
     run_graph(graph, [feeds[v.name] for v in graph.inputs], values.__setitem__)
 
     layout, kernels, steps, regions = bench._Layout(), {}, [], []
@@ -72,9 +70,7 @@ def main() -> None:
     context = executor.create_context()
     context.bind(BoundShapes(layout.bindings, ()))
     for step, (node, region, _) in zip(steps, regions, strict=True):
-        for binding, operand, value in zip(
-            step.bindings, region.inputs, node.inputs, strict=False
-        ):
+        for binding, operand, value in zip(step.bindings, region.inputs, node.inputs, strict=False):
             array = value.array if value.is_constant else values[value]
             layout._view(context.arena, binding, operand)[...] = array
     executor.run(context, [], [])

@@ -1,4 +1,4 @@
-"""Latency of whole models, side by side with ONNX Runtime and OpenVINO, and the build's own figures.
+"""Latency of whole models, side by side with ONNX Runtime and OpenVINO, and a build's own figures.
 
 usage: python models.py MODEL.onnx... [--threads 1] [--batch 1] [--sequence 128]
                         [--precision fp32|bf16] [--tune measure|off] [--rounds 12] [--burst 10]
@@ -50,7 +50,8 @@ def feeds_of(path: Path, batch: int, sequence: int) -> Feeds:
                  for dim in tensor.shape.dim]  # fmt: skip
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
         values = (generator.standard_normal(shape) if dtype.kind == "f"
-                  else np.ones(shape) if "mask" in value.name else generator.integers(0, 2, shape))  # fmt: skip
+                  else np.ones(shape) if "mask" in value.name
+                  else generator.integers(0, 2, shape))  # fmt: skip
         feeds[value.name] = values.astype(dtype)
     return feeds
 
@@ -93,7 +94,8 @@ def runner_of(
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        providers = ["CPUExecutionProvider"]
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         return (lambda given: session.run(None, given)), {}
     import openvino
 
@@ -139,7 +141,8 @@ def compare(path: Path, engines: list[str], arguments: argparse.Namespace) -> li
     processes, figures = {}, {}
     common = ["--threads", str(arguments.threads), "--batch", str(arguments.batch),
               "--sequence", str(arguments.sequence), "--tune", arguments.tune]  # fmt: skip
-    environment = dict(os.environ, OMP_WAIT_POLICY="PASSIVE", OMP_NUM_THREADS=str(arguments.threads))
+    omp = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(arguments.threads)}
+    environment = dict(os.environ, **omp)
     for engine in engines:
         process = subprocess.Popen(
             [sys.executable, __file__, str(path), "--worker", engine, *common],
@@ -170,7 +173,8 @@ def row(path: Path, engine: str, times: Any, figures: Any, arguments: Any) -> di
     ratio = statistics.median(b / statistics.median(a) for a, b in zip(first, bursts, strict=True))
     flat = sorted(t for burst in times[engine] for t in burst)
     result = {
-        "model": path.name, "engine": engine, "threads": arguments.threads, "batch": arguments.batch,
+        "model": path.name, "engine": engine,
+        "threads": arguments.threads, "batch": arguments.batch,
         "median_ms": round(statistics.median(flat) * 1e3, 4), "min_ms": round(flat[0] * 1e3, 4),
         "ratio": round(ratio, 3), **figures[engine],
     }  # fmt: skip

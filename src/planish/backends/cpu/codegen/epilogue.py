@@ -344,9 +344,8 @@ def _swish(node: Node, arguments: Sequence[str], v: str) -> str:
 def _quantize(node: Node, arguments: Sequence[str], v: str) -> str:
     """Return the quantized number as a float: it only goes on to DequantizeLinear."""
     x, scale, *zero = arguments
-    low, high = (_set(float(bound), v) for bound in INTEGER_RANGES[node.output.dtype])
-    whole = " + ".join((f"{v}_round({x} / {scale})", *zero))
-    return f"{v}_clip({whole}, {low}, {high})"
+    bounds = ", ".join(_set(float(bound), v) for bound in INTEGER_RANGES[node.output.dtype])
+    return f"{v}_clip({' + '.join((f'{v}_round({x} / {scale})', *zero))}, {bounds})"
 
 
 def _dequantize(node: Node, arguments: Sequence[str], v: str) -> str:
