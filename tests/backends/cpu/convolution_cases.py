@@ -133,15 +133,24 @@ def layouts_of(case: Convolution, graph: Graph) -> Mapping[str, Layout]:
     return found
 
 
-def check(tactic: Tactic, cases: Sequence[Convolution], dtype: str, target: Target) -> None:
-    """Build every configuration of every case, compile all at once, compare with the reference."""
+def check(
+    tactic: Tactic,
+    cases: Sequence[Convolution],
+    dtype: str,
+    target: Target,
+    limit: int | None = None,
+) -> None:
+    """Build the configurations of every case, compile all at once, compare with the reference.
+
+    `limit` is how many configurations of a case are tried (all by default).
+    """
     found: list[Case] = []
     for case in cases:
         region, arrays, bindings = region_of_case(case, dtype)
         support = tactic.supports(region, target)
         assert support, f"{case.label}: {support.reason}"
         expected = run_graph(region.body, arrays)
-        for config in tactic.configs(region, target):
+        for config in tactic.configs(region, target)[:limit]:
             kernel = tactic.build(region, config, target)
             assert isinstance(kernel, Kernel)
             label = f"{case.label} {dict(config)}"

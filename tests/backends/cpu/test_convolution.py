@@ -45,14 +45,18 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", ["f32", "bf16"])
-@pytest.mark.parametrize("target", [TARGET, NARROW, NO_PAIRS], ids=["best", "avx2", "no_bf16"])
+@pytest.mark.parametrize(
+    ("target", "dtype"),
+    [(TARGET, "f32"), (TARGET, "bf16"), (NARROW, "f32"), (NARROW, "bf16"), (NO_PAIRS, "bf16")],
+    ids=["f32", "bf16", "avx2-f32", "avx2-bf16", "no_bf16-bf16"],
+)
 def test_every_configuration_matches_the_reference(dtype: str, target: Target) -> None:
     if not TARGET.has("avx2", "fma"):
         pytest.skip("needs AVX2")
     if target is NO_PAIRS and not target.has("avx512f"):
         pytest.skip("needs AVX-512")
-    check(GemmConvolution(), CASES, dtype, target)
+    limit = 1 if target is not TARGET else 4 if dtype == "bf16" else None
+    check(GemmConvolution(), CASES, dtype, target, limit)
 
 
 def test_prologue_and_missing_halo_are_refused_with_a_reason() -> None:

@@ -100,18 +100,22 @@ def region_of_product(case: Product, dtype: str) -> tuple[Region, list[np.ndarra
     return region, arrays, bindings
 
 
-@pytest.mark.parametrize("dtype", ["f32", "bf16"])
-@pytest.mark.parametrize("target", [TARGET, NARROW, NO_PAIRS], ids=["best", "avx2", "no_bf16"])
+@pytest.mark.parametrize(
+    ("target", "dtype"),
+    [(TARGET, "f32"), (TARGET, "bf16"), (NARROW, "f32"), (NARROW, "bf16"), (NO_PAIRS, "bf16")],
+    ids=["f32", "bf16", "avx2-f32", "avx2-bf16", "no_bf16-bf16"],
+)
 def test_every_configuration_matches_the_reference(dtype: str, target: Target) -> None:
     if not TARGET.has("avx2", "fma") or (target is NO_PAIRS and not target.has("avx512f")):
         pytest.skip("the CPU does not have it")
+    limit = 1 if target is not TARGET else 4 if dtype == "bf16" else None
     tactic, found = GemmMatMul(), []
     for case in PRODUCTS:
         region, arrays, bindings = region_of_product(case, dtype)
         support = tactic.supports(region, target)
         assert support, f"{case.label}: {support.reason}"
         expected = run_graph(region.body, arrays)
-        for config in tactic.configs(region, target):
+        for config in tactic.configs(region, target)[:limit]:
             kernel = tactic.build(region, config, target)
             assert isinstance(kernel, Kernel)
             label = f"{case.label} {dict(config)}"

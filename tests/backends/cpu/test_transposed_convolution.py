@@ -36,7 +36,8 @@ CASES = [
 def test_every_configuration_matches_the_reference(dtype: str, target: Target) -> None:
     if not TARGET.has("avx2", "fma"):
         pytest.skip("needs AVX2")
-    check(PhasedTransposedConvolution(), CASES, dtype, target)
+    limit = 3 if target is TARGET else 1
+    check(PhasedTransposedConvolution(), CASES, dtype, target, limit)
 
 
 def test_phases_use_every_tap_once() -> None:
