@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from planish.errors import CompileError
 from planish.ops.infer import graph_from_text
-from planish.tactics.autotune import BATCH_GROUPS, CHALLENGERS, Tuner
+from planish.tactics.autotune import BATCH_GROUPS, CHALLENGERS, SHORTLIST, Tuner
 from planish.tactics.bench import Measured, Trial
 from planish.tactics.region import make_region
 from planish.tactics.select import Candidate, Group
@@ -66,12 +66,20 @@ def tune(bench: TableBench, groups: list[Group], seconds: float = 1e9) -> None:
 
 
 def test_the_fastest_candidate_wins_whatever_its_place() -> None:
-    group = group_of("a", [("gemm", n) for n in range(9)])
-    bench = TableBench({f"gemm{{n={n}}}": 10.0 - n if n < 8 else 30.0 for n in range(9)})
+    group = group_of("a", [("gemm", n) for n in range(SHORTLIST)])
+    bench = TableBench({f"gemm{{n={n}}}": 10.0 - n if n < 6 else 30.0 for n in range(SHORTLIST)})
     assert group.best.label == "gemm{n=0}"
     tune(bench, [group])
-    assert group.best.label == "gemm{n=7}"
-    assert len(group.times) == 9
+    assert group.best.label == "gemm{n=5}"
+    assert len(group.times) == SHORTLIST
+
+
+def test_every_tactic_is_measured_before_the_shortlist_is_full() -> None:
+    group = group_of("a", [*(("gemm", n) for n in range(20)), ("library", 0)])
+    bench = TableBench({"library{n=0}": 1.0, **{f"gemm{{n={n}}}": 1.1 for n in range(20)}})
+    tune(bench, [group])
+    assert group.best.label == "library{n=0}"
+    assert len(group.times) == SHORTLIST
 
 
 def test_challengers_meet_the_best_so_far_and_drift_is_scaled_out() -> None:

@@ -13,6 +13,7 @@ slow drifts of a shared machine do not decide.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -25,6 +26,7 @@ CHALLENGERS = 3  # a group, a wave
 MINIMUM_SHARE = 0.003  # groups below this share of the network's estimated time are not tuned
 HOPELESS = 1.3  # a tactic whose measured best is this much slower gets no more configurations
 ROUNDS = 9
+SHORTLIST = 8  # candidates of a group that are measured at most
 MINIMUM_TIMEOUT = 10.0  # seconds for the compiler, when less is left of the budget
 BATCH_GROUPS = 24
 BATCH_BYTES = 24 << 20  # of a batch's weights; packed for every contender they take several times
@@ -58,8 +60,8 @@ class Tuner:
         total = sum(group.estimate for group in self.groups) or 1.0
         active = [g for g in self.groups if len(g.candidates) > 1
                   and g.estimate >= MINIMUM_SHARE * total]  # fmt: skip
-        untried = {group.key: list(group.candidates) for group in active}
-        planned = sum(len(group.candidates) for group in active)
+        untried = {group.key: _shortlist(group.candidates) for group in active}
+        planned = sum(len(candidates) for candidates in untried.values())
         while any(untried.values()):
             wave = [group for group in active if untried[group.key]]
             for batch in _batches(wave):
@@ -82,7 +84,7 @@ class Tuner:
     def _trials(self, group: Group, untried: dict[str, list[Candidate]]) -> list[Trial]:
         """Return the group's next challengers, beside its best so far."""
         waiting = untried[group.key]
-        first = len(waiting) == len(group.candidates)
+        first = waiting[0] is group.candidates[0]
         count = CHALLENGERS + first
         fresh, untried[group.key] = waiting[:count], waiting[count:]
         contenders = [c for c in fresh if c.label not in group.times]
@@ -120,6 +122,16 @@ class Tuner:
                 group.rejected[label] = f"not as {incumbent.candidate.label}: {result.difference}"
             elif label not in group.times:
                 group.times[label] = result.microseconds * drift
+
+
+def _shortlist(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the first configurations of every tactic in turn, SHORTLIST in all."""
+    by_tactic: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        by_tactic.setdefault(candidate.tactic.name, []).append(candidate)
+    rounds = itertools.zip_longest(*by_tactic.values())
+    turns = [candidate for turn in rounds for candidate in turn if candidate is not None]
+    return turns[:SHORTLIST]
 
 
 def _hopeful(group: Group, candidates: Sequence[Candidate]) -> list[Candidate]:
