@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import math
 import mmap
 import os
 import statistics
@@ -130,9 +131,9 @@ class Core:
         self.best = min(self.best, time)
         return time <= QUIET * self.best
 
-    def settle(self) -> None:
+    def settle(self, end: float = math.inf) -> None:
         """Move to a quiet core; stay anywhere when there is none for a third of a second."""
-        end = time.monotonic() + 0.35
+        end = min(end, time.monotonic() + 0.35)
         while not self.quiet and time.monotonic() < end:
             self._cores.append(self._cores.pop(0))
             os.sched_setaffinity(0, {self._cores[0]})
@@ -279,7 +280,7 @@ def say(**message: Any) -> None:
 def burst(bench: Bench, core: Core, i: int, runs: int, cold: bool, end: float) -> list[int]:
     """Return the nanoseconds of `runs` runs that nothing disturbed, as long as there is time."""
     while True:
-        core.settle()
+        core.settle(end)
         # the first runs pay for what was in the caches before
         found: list[int] = bench.run(i, runs + 2, cold)[2:].tolist()
         if core.quiet or time.monotonic() > end:

@@ -67,7 +67,8 @@ class _Assignment:
     def assign(self) -> None:
         """Decide demands backwards, place the rest forwards, and annotate."""
         self._separate_outputs()
-        for value in self.graph.outputs:
+        # first what a region computes, so that no view of it sinks there: views come after
+        for value in sorted(self.graph.outputs, key=lambda value: not _is_computed(value)):
             self._demand_own(value)
         self._demands(self.graph)
         for value in self.graph.inputs:
@@ -98,8 +99,7 @@ class _Assignment:
     def _demand_own(self, value: Value) -> None:
         """Make an output the owner of its memory, written by the region behind its views."""
         target = whole(value, Layout.row_major(value.rank))
-        producer = value.producer
-        if producer is not None and producer.op in ("Region", "Concat", "If"):
+        if _is_computed(value):
             value.layout = Layout.row_major(value.rank)
             self.placed[value] = target
             return
@@ -311,6 +311,11 @@ def _has_storage(value: Value) -> bool:
 
 def _layout(value: Value) -> Layout:
     return value.layout or Layout.row_major(value.rank)
+
+
+def _is_computed(value: Value) -> bool:
+    """Whether a node that owns memory writes `value`, so that it is no view of another."""
+    return value.producer is not None and value.producer.op in ("Region", "Concat", "If")
 
 
 def _is_plain_row_major(value: Value) -> bool:

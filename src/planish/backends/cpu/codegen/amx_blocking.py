@@ -33,6 +33,7 @@ L2_LEFT, L2_RIGHT = 0.65, 0.8  # of the input (rows apart), of the weights (in o
 L3_LINES = 0.15
 LONG_SHAPE = 1.08  # what 4 x 1 and 1 x 4 cost more than their loads explain
 STREAMED = 64 << 10  # bytes of weights that are not in L2 when their turn comes again
+EXPOSED = 1.0  # of the time that such weights take from L3 the order "m" has to wait
 SCATTERED = 1.5  # what results cost more where each panel writes pieces of a plane beyond L2
 BLOCK_CYCLES = 50.0  # call, zeroing, storing, filling and draining the pipeline
 VECTOR_CYCLES = 3.0  # finishing 16 columns of a row
@@ -169,8 +170,11 @@ class _Model:
         each = max(compute, finish) + 0.25 * min(compute, finish) + BLOCK_CYCLES
         each *= LONG_SHAPE if max(rows, vectors) > 3 else 1
         share = columns.padded / LANES / vectors  # narrow panels cost less
-        guess = _Guess(blocking, lines, columns, blocks * share * each)
-        fetches = blocking.order == "n" and blocks > 2 and self.weight_bytes(columns) > STREAMED
+        weights = self.weight_bytes(columns)
+        fetches = blocking.order == "n" and blocks > 2 and weights > STREAMED
+        late = blocking.order == "m" and weights > STREAMED
+        waiting = EXPOSED * weights / 64 / L3_LINES if late else 0.0
+        guess = _Guess(blocking, lines, columns, blocks * share * each + waiting)
         chosen = replace(blocking, stream=self.stream_of(guess) if fetches else 0)
         return replace(guess, blocking=chosen)
 

@@ -57,7 +57,7 @@ class AmxMatMul(Tactic):
         problem = unfolded(folded)
         weights = constants.right
         if weights is None:
-            raise TacticError("amx_matmul needs constant weights", where=region.name)
+            raise TacticError("amx_tile_matmul needs constant weights", where=region.name)
         printed = print_amx(problem, AmxBlocking.of(config))
         packed = [*problem.epilogue.arrays]
         packed.append(pack_tiles(weights, printed.steps, printed.columns, problem.kind))
