@@ -52,6 +52,42 @@ REFUSALS = {
           return %2
         }""",
     ),
+    "phases of a pixel grid that are shorter than the first": (
+        "focus_into_conv",
+        """
+        graph g(%x: f32[1,1,3,2]) {
+          @zero: i64[1] = [0]
+          @one: i64[1] = [1]
+          @end: i64[1] = [99]
+          @last: i64[1] = [2]
+          @axis: i64[1] = [2]
+          @two: i64[1] = [2]
+          @w: f32[2,2,1,1]
+          %1 = Slice(%x, @zero, @last, @axis, @two)
+          %2 = Slice(%x, @one, @end, @axis, @two)
+          %3 = Concat(%1, %2) {axis=1}
+          %4 = Conv(%3, @w)
+          return %4
+        }""",
+    ),
+    "every second pixel from behind the first two": (
+        "focus_into_conv",
+        """
+        graph g(%x: f32[1,1,6,2]) {
+          @zero: i64[1] = [0]
+          @third: i64[1] = [3]
+          @end: i64[1] = [99]
+          @four: i64[1] = [4]
+          @axis: i64[1] = [2]
+          @two: i64[1] = [2]
+          @w: f32[2,2,1,1]
+          %1 = Slice(%x, @zero, @four, @axis, @two)
+          %2 = Slice(%x, @third, @end, @axis, @two)
+          %3 = Concat(%1, %2) {axis=1}
+          %4 = Conv(%3, @w)
+          return %4
+        }""",
+    ),
     "a convolution with a second reader": (
         "batch_norm_into_producer",
         """
