@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from planish.ir.graph import Graph, Node
 from planish.ir.rewrite import Rule, producer_in
-from planish.ir.shape import Shape
-from planish.passes.building import finish, transpose
-from planish.passes.matching import permutation
+from planish.passes.building import finish, reshape, transpose
+from planish.passes.matching import permutation, reshape_target
 
 
 class ReshapedTranspose(Rule):
@@ -33,14 +32,20 @@ class ReshapedTranspose(Rule):
         if middle is None or inner is None or permutation(middle) != (0, 2, 1):
             return False
         x, flat, out = inner.inputs[0], inner.output.shape, node.output.shape
-        if x is None or not _swaps_last_axes(x.shape, flat, out):
+        if x is None or x.shape is None or flat is None or out is None or len(out) < 3:
             return False
-        rank = x.rank
-        order = (*range(rank - 2), rank - 1, rank - 2)
-        return finish(node, graph, transpose(graph, node, x, order))
+        if flat[-2:] != (out[-1], out[-2]):
+            return False
+        apart = (*out[:-2], out[-1], out[-2])
+        if x.shape != apart:
+            target = reshape_target(x.known_shape, apart)
+            if target is None:
+                return False
+            x = reshape(graph, node, x, target)
+        rank = len(out)
+        return finish(node, graph, transpose(graph, node, x, _swapped(rank)))
 
 
-def _swaps_last_axes(x: Shape | None, flat: Shape | None, out: Shape | None) -> bool:
-    if x is None or flat is None or out is None or len(x) < 3 or len(x) != len(out):
-        return False
-    return x[-2:] == flat[-2:] and out == (*x[:-2], x[-1], x[-2])
+def _swapped(rank: int) -> tuple[int, ...]:
+    """Return the permutation that swaps the last two axes."""
+    return (*range(rank - 2), rank - 1, rank - 2)
