@@ -587,6 +587,12 @@ PLANISH_TRANSPOSE(16, PLANISH_TRANSPOSE_BLOCK_U16)
 
 /* ---- indices read from data ------------------------------------------------------------------ */
 
+/* Return x, which the compiler may not know to be a constant. */
+PLANISH_INLINE int64_t planish_hidden(int64_t x) {
+    __asm__("" : "+r"(x));
+    return x;
+}
+
 /* An index into an axis of n elements; negative ones count from the end. Out of range is clamped:
  * the result is then unspecified, but no memory outside the operand is touched. */
 PLANISH_INLINE int64_t planish_index(int64_t i, int64_t n) {

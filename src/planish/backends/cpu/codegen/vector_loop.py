@@ -125,5 +125,8 @@ def vector_loop(
     if span.has_no_rest:
         return lines
     header = f"for (int64_t {index} = {whole}; {index} < {whole} + {LANES}; ++{index})"
-    tail = [pragma, *block(header, block(f"if ({index} < {rest})", body))]
+    end = writer.fresh("end")
+    # of a mask that it knows, gcc makes a blend with all of the vector in memory (PR 110237)
+    hidden = f"const int64_t {end} = planish_hidden({rest});"
+    tail = [hidden, pragma, *block(header, block(f"if ({index} < {end})", body))]
     return [*lines, *(tail if whole.isdigit() else block(f"if ({whole} < {rest})", tail))]
