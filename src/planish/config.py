@@ -188,6 +188,7 @@ ENVIRONMENT = {
     "PLANISH_DUMP": "a folder that receives numbered text after each pass, the plan and the source",
     "PLANISH_STOP_AFTER": "a stage (import, passes, tactics, tune, plan, compile) to stop after",
     "PLANISH_CACHE": "folder of the default timing cache and compiled objects",
+    "PLANISH_TF_TRT": "1: TensorFlow's own trt_convert module converts with Planish",
     "PLANISH_SHARED": "tests only: folder that holds models/ with recorded outputs",
     "PLANISH_TEST_VENV": "the README's test command only: where its virtual environment goes",
 }
