@@ -11,7 +11,7 @@ from tests import small_models
 from tests.guarded import Guarded
 from tests.random_models import BATCH, RandomModel
 
-TOLERANCE = {"fp32": 2e-4, "bf16": 0.12}  # of the largest element; bf16 adds up over the layers
+TOLERANCE = {"fp32": 2e-4, "bf16": 0.25}  # of the largest element; bf16 adds up over the layers
 STATIC = [(2, 5)]
 DYNAMIC = [(2, 5), (1, 1), (4, 9), (3, 2)]  # batches and sequence lengths
 
@@ -52,7 +52,7 @@ def check(seed: int, dynamic: bool, precision: str) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-@pytest.mark.parametrize("seed", [3, 35])
+@pytest.mark.parametrize("seed", [3, 35, 129, 146])
 def test_a_random_model_matches_the_reference(seed: int, dynamic: bool, precision: str) -> None:
     check(seed, dynamic, precision)
 

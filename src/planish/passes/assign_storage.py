@@ -226,6 +226,8 @@ class _Assignment:
     def _readers_agree(self, value: Value, view: View) -> bool:
         """Whether every reader can still read its operand when `value` lies at `view`."""
         storage = view.storage()
+        if storage is None and any(output is value for output in self.graph.outputs):
+            return False  # it may have to be copied
         for node, index in value.uses:
             if node.op not in ("Region", "Concat", "If"):
                 agrees = index > 0 or self._view_readers_agree(node, view)

@@ -88,7 +88,8 @@ def _arrangements(problem: Problem) -> Iterator[Arrangement]:
     for target in _targets(problem):
         post = _post(problem, target)
         for source, window in _sources(problem):
-            yield Arrangement(source, window, target, post)
+            if source.is_nested and target.is_nested:
+                yield Arrangement(source, window, target, post)
 
 
 def _sources(problem: Problem) -> Iterator[tuple[Tensor, Window | None]]:

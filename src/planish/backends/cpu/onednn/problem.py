@@ -70,6 +70,13 @@ class Tensor:
         reach = sum((n - 1) * s for n, s in zip(self.dims, self.strides, strict=True))
         return (reach + 1) * ITEM_BYTES[self.dtype]
 
+    @property
+    def is_nested(self) -> bool:
+        """Whether each axis steps over all of the axes inside it: what oneDNN can describe."""
+        axes = sorted((s, n) for n, s in zip(self.dims, self.strides, strict=True) if n != 1)
+        spans = [1, *(stride * extent for stride, extent in axes)]
+        return all(axis[0] >= span for axis, span in zip(axes, spans, strict=False))
+
 
 @dataclass(frozen=True)
 class Eltwise:
