@@ -83,8 +83,9 @@ def _static_operands(region: Region) -> tuple[PlanOperand, ...]:
             raise RefusalError(f"an operand is {operand.dtype}")
         if 0 in operand.shape:
             raise RefusalError("an operand is empty")
-        if any(s == 0 and n != 1 for n, s in zip(operand.shape, operand.strides, strict=True)):
-            raise RefusalError("an operand repeats its elements")
+        steps = [s for n, s in zip(operand.shape, operand.strides, strict=True) if n != 1]
+        if not all(isinstance(step, int) and step > 0 for step in steps):
+            raise RefusalError("an operand repeats its elements or runs backwards")
     if region.outputs[0].shape != _anchor(region).output.known_shape:
         raise RefusalError("the epilogue changes the shape")
     return tuple(
