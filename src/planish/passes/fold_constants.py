@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from planish.ir.shape import static_shape
 from planish.ops.interpreter import run_node
 from planish.ops.op import OPS
 from planish.passes.graph_pass import GraphPass
+from planish.passes.quantized import keeps_weight
 
 GROWTH = 8  # a folded result may be this many times larger than what it was computed from,
 FREE = 1 << 20  # or this many bytes, whichever is more
@@ -20,16 +22,26 @@ class FoldConstants(GraphPass):
     """Runs the operator's reference on constant operands, in execution order.
 
     Results that would blow the model up (Expand, Tile, ConstantOfShape of something large) stay
-    computations, and so do random generators and nodes with subgraphs.
+    computations, and so do random generators and nodes with subgraphs. A DequantizeLinear whose
+    constant may become the weights of a quantized product is kept.
+
+    Parameters
+    ----------
+    keeps : callable, optional
+        Whether a node stays that could be folded.
     """
 
     name = "fold_constants"
+
+    def __init__(self, keeps: Callable[[Node], bool] = keeps_weight) -> None:
+        super().__init__()
+        self.keeps = keeps
 
     def run(self, graph: Graph) -> bool:
         """Sweep once; a folded node's readers are folded in the same sweep."""
         modified = False
         for node in graph:
-            if not _is_foldable(node, graph):
+            if not _is_foldable(node, graph) or self.keeps(node):
                 continue
             modified |= self._fold(node, graph)
         return modified

@@ -21,14 +21,16 @@ from dataclasses import dataclass, field
 
 from planish.ir.dtypes import F8E4M3, F8E5M2, I4, STRING, U4
 from planish.ir.graph import Graph, Node, Value
+from planish.ir.shape import Shape
 from planish.ir.source import merge_sources
 from planish.ops.op import OPS
 from planish.passes.graph_pass import GraphPass
+from planish.passes.quantized import dequantize_of, is_quantized_product
 
 VIEWS = frozenset(
     {
         "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Identity", "Slice", "Split",
-        "Concat", "Expand",
+        "Concat", "Expand", "planish.Element",
     }
 )  # fmt: skip
 CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
@@ -113,6 +115,9 @@ class _Grouping:
                 self._start(node, node.op)
         anchored = list(dict.fromkeys(self._group.values()))
         for group in anchored:
+            if is_quantized_product(group.anchor):
+                self._absorb(group, group.anchor.inputs[:2])
+        for group in anchored:
             if group.kind in EPILOGUE:
                 self._grow_down(group)
         for group in anchored:
@@ -143,9 +148,29 @@ class _Grouping:
             members.append(candidate)
             if self._live_outputs(members) == 1:
                 best = len(members)
-        group.members = members[:best]
-        for node in group.members[1:]:
+        for node in members[1:best]:
+            group.members.append(node)
             self._group[node] = group
+            self._absorb(group, node.inputs, node.output.shape)
+
+    def _absorb(
+        self, group: _Group, operands: Iterable[Value | None], shape: Shape | None = None
+    ) -> None:
+        """Add the DequantizeLinear of each operand (of a given shape) that only `group` reads."""
+        for value in operands:
+            node = dequantize_of(value)
+            if node is None or value is None or not self._is_private(node):
+                continue
+            if shape is not None and value.shape != shape:
+                continue
+            group.members.append(node)
+            self._group[node] = group
+
+    def _is_private(self, node: Node) -> bool:
+        """Whether a DequantizeLinear may go where its only reader is."""
+        if node.graph is not self._graph or node in self._group or not self._may_join(node):
+            return False
+        return len(node.output.users) == 1 and node.output not in self.outputs
 
     def _next_epilogue(self, members: Sequence[Node], place: int, result: Value) -> Node | None:
         """Return the first pointwise reader of the region's values that may join it."""
@@ -162,7 +187,8 @@ class _Grouping:
                 continue
             if node.output.shape is None or node.output.shape != result.shape:
                 continue
-            if all(v in inside or self._place(v) < place for v in node.present_inputs):
+            operands = [v for v in node.present_inputs if v not in inside]
+            if all(self._place(self._source(v, result)) < place for v in operands):
                 return node
         return None
 
@@ -207,6 +233,15 @@ class _Grouping:
             return -1
         group = self._group.get(node)
         return self.order[node] if group is None else group.place
+
+
+    def _source(self, value: Value, result: Value) -> Value:
+        """Return what `value` is dequantized from, where the region would do that itself."""
+        node = dequantize_of(value)
+        if node is None or value.shape != result.shape or not self._is_private(node):
+            return value
+        is_known = all(parameter.is_constant for parameter in node.present_inputs[1:])
+        return node.present_inputs[0] if is_known else value
 
 
 def is_pointwise(node: Node) -> bool:

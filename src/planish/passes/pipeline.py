@@ -29,6 +29,7 @@ from planish.passes.lower_precision import LowerPrecision
 from planish.passes.refine_types import RefineTypes
 from planish.passes.rules import RULES
 from planish.passes.settle_extents import SettleExtents
+from planish.passes.settle_quantized import SettleQuantized
 from planish.passes.unroll_loops import UnrollLoops
 
 
@@ -70,6 +71,7 @@ def pipeline(
         simplify(),
         *([LowerPrecision()] if config.precision == "bf16" else []),
         FuseSiblings(),
+        SettleQuantized(),
         FuseRegions(prints),
         AssignLayouts(),
         AssignStorage(),

@@ -1,4 +1,4 @@
-"""ConvInteger(x, w) => Cast(Conv(x - x_zero, w - w_zero))."""
+"""ConvInteger(x, w) => Cast(Conv(DequantizeLinear(x), DequantizeLinear(w)))."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from planish.ir.dtypes import I32
 from planish.ir.graph import Graph, Node
 from planish.ir.rewrite import Rule
 from planish.passes.building import emit, finish
-from planish.passes.integer_products import is_plain, shifted
+from planish.passes.dequantized import real, unscaled
 
 
 class SplitConvInteger(Rule):
-    """An integer convolution becomes a convolution of whole numbers."""
+    """An integer convolution is a quantized one whose scales are one."""
 
-    name = "ConvInteger(x, w) => Cast(Conv(x - x_zero, w - w_zero))"
+    name = "ConvInteger(x, w) => Cast(Conv(DequantizeLinear(x, 1), DequantizeLinear(w, 1)))"
     label = "canonical form"
     roots = ("ConvInteger",)
     example = """
@@ -29,9 +29,7 @@ class SplitConvInteger(Rule):
         x, weight = node.present_inputs[:2]
         if x.shape is None or weight.shape is None:
             return False
-        if not is_plain(node.input(2)) or not is_plain(node.input(3)):
-            return False
-        left = shifted(graph, node, x, node.input(2), 1)
-        right = shifted(graph, node, weight, node.input(3), 0)
+        left = real(graph, node, x, *unscaled(graph, node.input(2)), axis=1)
+        right = real(graph, node, weight, *unscaled(graph, node.input(3)), axis=0)
         total = emit(graph, node, "Conv", [left, right], node.attributes)
         return finish(node, graph, emit(graph, node, "Cast", [total], {"to": I32}))

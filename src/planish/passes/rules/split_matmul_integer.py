@@ -1,18 +1,18 @@
-"""MatMulInteger(a, b) => Cast(MatMul(a - a_zero, b - b_zero))."""
+"""MatMulInteger(a, b) => Cast(MatMul(DequantizeLinear(a), DequantizeLinear(b)))."""
 
 from __future__ import annotations
 
 from planish.ir.dtypes import I32
-from planish.ir.graph import Graph, Node, Value
+from planish.ir.graph import Graph, Node
 from planish.ir.rewrite import Rule
 from planish.passes.building import emit, finish
-from planish.passes.integer_products import is_plain, shifted
+from planish.passes.dequantized import has_known_parameters, real, unscaled
 
 
 class SplitMatMulInteger(Rule):
-    """An integer matrix product becomes a product of whole numbers."""
+    """An integer matrix product is a quantized one whose scales are one."""
 
-    name = "MatMulInteger(a, b) => Cast(MatMul(a - a_zero, b - b_zero))"
+    name = "MatMulInteger(a, b) => Cast(MatMul(DequantizeLinear(a, 1), DequantizeLinear(b, 1)))"
     label = "canonical form"
     roots = ("MatMulInteger",)
     example = """
@@ -27,15 +27,9 @@ class SplitMatMulInteger(Rule):
     def rewrite(cls, node: Node, graph: Graph) -> bool:
         """See the class."""
         a, b = node.present_inputs[:2]
-        if a.shape is None or b.shape is None or not is_plain(node.input(3)):
+        if a.shape is None or b.shape is None or not has_known_parameters(node.inputs[2:]):
             return False
-        if not is_plain(node.input(2)) or _one_a_row(node.input(2)):
-            return False
-        left = shifted(graph, node, a, node.input(2), -1)
-        right = shifted(graph, node, b, node.input(3), -1)
+        left = real(graph, node, a, *unscaled(graph, node.input(2)), axis=-2)
+        right = real(graph, node, b, *unscaled(graph, node.input(3)), axis=-1)
         total = emit(graph, node, "MatMul", [left, right])
         return finish(node, graph, emit(graph, node, "Cast", [total], {"to": I32}))
-
-
-def _one_a_row(zero: Value | None) -> bool:
-    return zero is not None and zero.is_constant and zero.array.size > 1

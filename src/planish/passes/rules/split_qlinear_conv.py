@@ -1,18 +1,17 @@
-"""QLinearConv(x, w) => QuantizeLinear(Conv(x - x_zero, w - w_zero, b) * scale)."""
+"""QLinearConv(x, w, b) => QuantizeLinear(Conv(DequantizeLinear(x), DequantizeLinear(w), b))."""
 
 from __future__ import annotations
 
-from planish.ir.dtypes import F32
 from planish.ir.graph import Graph, Node
 from planish.ir.rewrite import Rule
 from planish.passes.building import emit, finish
-from planish.passes.integer_products import all_constant, is_plain, requantized, shifted
+from planish.passes.dequantized import has_known_parameters, quantized, real
 
 
 class SplitQLinearConv(Rule):
-    """A quantized convolution becomes a convolution of whole numbers, requantized behind it."""
+    """A quantized convolution is one of dequantized tensors; its bias has the sums' scale."""
 
-    name = "QLinearConv(x, w) => QuantizeLinear(Conv(x - x_zero, w - w_zero, b) * scale)"
+    name = "QLinearConv(x, w) => QuantizeLinear(Conv(DequantizeLinear(x), DequantizeLinear(w)))"
     label = "canonical form"
     roots = ("QLinearConv",)
     example = """
@@ -33,17 +32,15 @@ class SplitQLinearConv(Rule):
     def rewrite(cls, node: Node, graph: Graph) -> bool:
         """See the class."""
         x, x_scale, x_zero, weight, w_scale, w_zero, y_scale, y_zero = node.present_inputs[:8]
-        parameters = [x_scale, x_zero, w_scale, w_zero, y_scale, y_zero]
-        if x.shape is None or weight.shape is None or not all_constant(parameters):
+        if x.shape is None or weight.shape is None or not has_known_parameters(node.inputs[1:3]):
             return False
-        if not is_plain(x_zero) or not is_plain(w_zero):
-            return False
-        left = shifted(graph, node, x, x_zero, 1)
-        right = shifted(graph, node, weight, w_zero, 0)
-        operands = [left, right]
+        operands = [
+            real(graph, node, x, x_scale, x_zero, axis=1),
+            real(graph, node, weight, w_scale, w_zero, axis=0),
+        ]
         bias = node.input(8)
         if bias is not None:
-            operands.append(emit(graph, node, "Cast", [bias], {"to": F32}))
+            step = emit(graph, node, "Mul", [x_scale, w_scale])
+            operands.append(real(graph, node, bias, step, None, axis=0))
         total = emit(graph, node, "Conv", operands, node.attributes)
-        scale = x_scale.array.reshape(()) * w_scale.array.reshape(-1) / y_scale.array.reshape(())
-        return finish(node, graph, requantized(graph, node, total, scale, y_zero, 1))
+        return finish(node, graph, quantized(graph, node, total, y_scale, y_zero))

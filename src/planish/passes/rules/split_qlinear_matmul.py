@@ -1,17 +1,17 @@
-"""QLinearMatMul(a, b) => QuantizeLinear(MatMul(a - a_zero, b - b_zero) * scale)."""
+"""QLinearMatMul(a, b) => QuantizeLinear(MatMul(DequantizeLinear(a), DequantizeLinear(b)))."""
 
 from __future__ import annotations
 
 from planish.ir.graph import Graph, Node
 from planish.ir.rewrite import Rule
 from planish.passes.building import emit, finish
-from planish.passes.integer_products import all_constant, is_plain, requantized, shifted
+from planish.passes.dequantized import has_known_parameters, quantized, real
 
 
 class SplitQLinearMatMul(Rule):
-    """A quantized matrix product becomes a product of whole numbers, requantized behind it."""
+    """A quantized matrix product is one of dequantized matrices."""
 
-    name = "QLinearMatMul(a, b) => QuantizeLinear(MatMul(a - a_zero, b - b_zero) * scale)"
+    name = "QLinearMatMul(a, b) => QuantizeLinear(MatMul(DequantizeLinear(a), DequantizeLinear(b)))"
     label = "canonical form"
     roots = ("QLinearMatMul",)
     example = """
@@ -31,15 +31,10 @@ class SplitQLinearMatMul(Rule):
     def rewrite(cls, node: Node, graph: Graph) -> bool:
         """See the class."""
         a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = node.present_inputs[:8]
-        parameters = [a_scale, a_zero, b_scale, b_zero, y_scale, y_zero]
-        if a.shape is None or b.shape is None or not all_constant(parameters):
+        parameters = [a_scale, a_zero, b_scale, b_zero]
+        if a.shape is None or b.shape is None or not has_known_parameters(parameters):
             return False
-        if a_scale.array.size > 1 or a_zero.array.size > 1 or b_scale.array.ndim > 1:
-            return False  # one for each row, or for each of several matrices
-        if not is_plain(b_zero):
-            return False
-        left = shifted(graph, node, a, a_zero, -1)
-        right = shifted(graph, node, b, b_zero, -1)
+        left = real(graph, node, a, a_scale, a_zero, axis=-2)
+        right = real(graph, node, b, b_scale, b_zero, axis=-1)
         total = emit(graph, node, "MatMul", [left, right])
-        scale = a_scale.array.reshape(()) * b_scale.array.reshape(-1) / y_scale.array.reshape(())
-        return finish(node, graph, requantized(graph, node, total, scale, y_zero, -1))
+        return finish(node, graph, quantized(graph, node, total, y_scale, y_zero))
