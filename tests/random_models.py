@@ -149,7 +149,7 @@ class RandomModel:
 
 def unary(model: RandomModel, x: Tensor) -> None:
     ops = ["Relu", "Sigmoid", "Tanh", "Neg", "Abs", "Softplus", "HardSwish", "Elu", "Erf", "Sin",
-           "Floor", "Identity"]  # fmt: skip
+           "Identity"]  # fmt: skip
     model.add(model.choose(ops), [x.name], x.shape)
 
 
@@ -178,7 +178,7 @@ def where(model: RandomModel, x: Tensor) -> None:
     zero = model.constant(np.float32(0))
     name = f"v{len(model.nodes)}"
     model.nodes.append(helper.make_node("Greater", [x.name, zero], [name]))
-    model.add("Where", [name, x.name, model.constant(np.float32(-0.1))], x.shape)
+    model.add("Where", [name, x.name, zero], x.shape)  # continuous: roundings must not decide
 
 
 def concat(model: RandomModel, x: Tensor) -> None:

@@ -56,6 +56,16 @@ GRAPHS = {
           %5: f32[N,5,5,5] = Conv(%4, @w3) {kernel_shape=[1,1]}
           return %5
         }""",
+    "output_behind_two_views_of_another": """
+        symbols N=(1, 2, 4), S=(1, 5, 9)
+        graph g(%x: f32[N,S,16,2]) {
+          @flat: i64[3] = [0, 0, 32]
+          %1: f32[N,S,16,2] = Exp(%x)
+          %2: f32[N,2,S,16] = Transpose(%1) {perm=[0,3,1,2]}
+          %3: f32[N,S,32] = Reshape(%1, @flat)
+          %4: f32[N,32,S] = Transpose(%3) {perm=[0,2,1]}
+          return %2, %4
+        }""",
     "concat_copies_inputs_and_repeats": """
         graph g(%x: f32[2,3], %y: f32[2,3]) {
           @c: f32[2,1] = [7.0, 8.0]
