@@ -129,6 +129,8 @@ def fold_columns(problem: Problem) -> Problem:
     kind, unit = problem.kind, problem.unit
     if unit.lanes != 16 or problem.right is not None or kind.input_ctype != kind.ctype:
         return problem
+    if kind.is_integer:
+        return problem
     if not isinstance(problem.columns, int) or not isinstance(problem.run, int):
         return problem
     best, fold = problem, 2

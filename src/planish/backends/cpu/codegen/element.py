@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from planish.ir.dtypes import BF16, F32, DType
+from planish.ir.dtypes import BF16, F32, I8, U8, DType
 from planish.tactics.target import Target
 
 
@@ -32,6 +32,11 @@ class ElementKind:
         Neighbouring lanes that hold partial sums of one column. Few columns would leave lanes
         empty; with `fold` lanes a column, each step takes `fold` times as many K elements
         (`group` counts them all) and the lanes are added up at the end.
+    product : str
+        Stem of the C function that multiplies and adds ("fma", "dot", "dot_quads").
+    flips : bool
+        Whether broadcast bytes have their sign bit flipped, which makes signed ones unsigned and
+        128 larger (the dot product takes unsigned times signed bytes).
     """
 
     dtype: DType
@@ -39,6 +44,22 @@ class ElementKind:
     group: int
     input_ctype: str
     fold: int = 1
+    product: str = "fma"
+    flips: bool = False
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether sums are int32."""
+        return self.dtype is I8
+
+    @property
+    def sum_ctype(self) -> str:
+        """C type of one accumulator in memory."""
+        return "int32_t" if self.is_integer else "float"
+
+    def sum_vector(self, prefix: str) -> str:
+        """Return the C type of a register of accumulators, which is the stem of its functions."""
+        return f"{prefix}i" if self.is_integer else prefix
 
     def folded(self, fold: int) -> ElementKind:
         """Return this kind with `fold` lanes a column."""
@@ -50,9 +71,14 @@ class ElementKind:
 
 
 FLOAT = ElementKind(F32, "float", 1, "float")
-PAIRS = ElementKind(BF16, "uint16_t", 2, "uint16_t")
+PAIRS = ElementKind(BF16, "uint16_t", 2, "uint16_t", product="dot")
 # bf16 on a CPU without bf16 arithmetic: widened as it is broadcast, multiplied as f32
 WIDENED = ElementKind(F32, "float", 1, "uint16_t")
+# four bytes a lane; the broadcast ones are taken as unsigned, the weights as signed
+QUADS = {
+    U8: ElementKind(I8, "int8_t", 4, "uint8_t", product="dot_quads"),
+    I8: ElementKind(I8, "int8_t", 4, "int8_t", product="dot_quads", flips=True),
+}
 
 
 @dataclass(frozen=True)
@@ -67,11 +93,14 @@ class VectorUnit:
         Architectural vector registers.
     pairs : bool
         Whether there is a dot product of bf16 pairs.
+    quads : str
+        CPU feature that is a dot product of four bytes; without one, sixteen bits are multiplied.
     """
 
     lanes: int
     registers: int
     pairs: bool
+    quads: str = ""
 
     @property
     def prefix(self) -> str:
@@ -81,9 +110,10 @@ class VectorUnit:
     @property
     def isa(self) -> tuple[str, ...]:
         """CPU features that code printed for this unit needs."""
+        extra = (self.quads,) if self.quads else ()
         if self.lanes == 8:
-            return ("avx2", "fma")
-        wide = ("avx512f", "avx512bw", "avx512vl", "avx512dq")
+            return ("avx2", "fma", *extra)
+        wide = ("avx512f", "avx512bw", "avx512vl", "avx512dq", *extra)
         return (*wide, "avx512_bf16") if self.pairs else wide
 
     def kind_of(self, dtype: DType) -> ElementKind:
@@ -92,6 +122,8 @@ class VectorUnit:
 
     def kind_in_place(self, dtype: DType) -> ElementKind:
         """Return the kind for an operand that is broadcast from memory of type `dtype`."""
+        if dtype in QUADS:
+            return QUADS[dtype]
         if dtype is BF16:
             return PAIRS if self.pairs else WIDENED
         return FLOAT
@@ -100,7 +132,8 @@ class VectorUnit:
 def vector_unit(target: Target) -> VectorUnit | None:
     """Return the widest unit of `target`, or None when it has not even AVX2."""
     if target.has("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx2", "fma"):
-        return VectorUnit(16, 32, target.has("avx512_bf16"))
+        quads = "avx512_vnni" if target.has("avx512_vnni") else ""
+        return VectorUnit(16, 32, target.has("avx512_bf16"), quads)
     if target.has("avx2", "fma"):
-        return VectorUnit(8, 16, False)
+        return VectorUnit(8, 16, False, "avx_vnni" if target.has("avx_vnni") else "")
     return None

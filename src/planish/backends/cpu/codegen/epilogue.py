@@ -11,18 +11,16 @@ Three forms, the best possible first:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from planish.backends.cpu.codegen.c_types import INTEGER_RANGES
 from planish.backends.cpu.codegen.scalar import (
     c_dim,
     compute_type,
     constant_operands,
-    literal,
     load,
     memory_type,
     print_statements,
@@ -30,14 +28,23 @@ from planish.backends.cpu.codegen.scalar import (
     store,
     supported,
 )
-from planish.ir.dtypes import BF16, F32, DType
+from planish.backends.cpu.codegen.vector_templates import (
+    BYTES,
+    FLOATS,
+    HEAVY,
+    has_vector_form,
+    print_vector_statements,
+    scaled,
+    vector_argument,
+)
+from planish.ir.dtypes import BF16, F32, I32, DType
 from planish.ir.graph import Graph, Node, Value
 from planish.ir.shape import Dim, Shape
 from planish.ops.op import op_of
 from planish.tactics.tactic import Region
 
 INLINE_LIMIT = 5  # operators of an inline epilogue; each is repeated for every accumulator
-_FLOATS = (F32, BF16)
+INLINE_INTEGER_LIMIT = 9  # the same for int32 sums: three of them scale and shift
 Array = np.ndarray[Any, Any]
 
 
@@ -112,17 +119,35 @@ class Epilogue:
         """Return "inline", "vector" or "scalar"."""
         if not self._vectorisable:
             return "scalar"
-        heavy = any(node.op in _HEAVY for node in self.nodes)
-        return "vector" if heavy or len(self.nodes) > INLINE_LIMIT else "inline"
+        heavy = any(node.op in HEAVY for node in self.nodes)
+        limit = INLINE_INTEGER_LIMIT if self.is_integer else INLINE_LIMIT
+        return "vector" if heavy or len(self.nodes) > limit else "inline"
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether accumulators hold int32 sums."""
+        return self.source.dtype is I32
+
+    def sum_vector(self, prefix: str) -> str:
+        """Return the C type of a register of accumulators, the stem of its functions."""
+        return f"{prefix}i" if self.is_integer else prefix
+
+    @property
+    def sum_ctype(self) -> str:
+        """C type of an accumulator in memory."""
+        return "int32_t" if self.is_integer else "float"
 
     @property
     def _vectorisable(self) -> bool:
         plain = all(
-            access.dtype in _FLOATS and access.strides[self.column_axis] in (0, 1)
+            access.dtype in (*FLOATS, *BYTES) and access.strides[self.column_axis] in (0, 1)
             for access in self.accesses
         )
         written = all(access.strides[self.column_axis] == 1 for _, access in self.writes)
-        return plain and written and all(_has_vector_form(node) for node in self.nodes)
+        # sums themselves are no register of floats
+        whole = all(value is not self.source or not self.is_integer for value, _ in self.writes)
+        forms = all(has_vector_form(node, self.source) for node in self.nodes)
+        return plain and written and whole and forms
 
 
 # -- analysis ------------------------------------------------------------------------------------
@@ -214,7 +239,7 @@ def make_epilogue(region: Region, parts: Parts, column_axis: int, bias: Array | 
     pointer = first + len(region.outputs)
     for value, array in constant_operands(nodes).items():
         packed, strides = _pack_constant(array, shape, column_axis)
-        dtype = F32 if value.dtype in _FLOATS else value.dtype
+        dtype = F32 if value.dtype in FLOATS else value.dtype
         reads.append((value, Access(f"k{len(arrays)}", pointer + len(arrays), dtype, strides)))
         arrays.append(packed)
     return Epilogue(
@@ -247,7 +272,7 @@ def _leading_bias(
     if region.body.is_output(source) or source not in nodes[0].present_inputs:
         return None
     constant = next((v for v in nodes[0].present_inputs if v is not source), None)
-    if constant is None or constant.constant is None or constant.dtype not in _FLOATS:
+    if constant is None or constant.constant is None or constant.dtype not in FLOATS:
         return None
     columns = source.known_shape[column_axis]
     array = constant.array.reshape((1,) * (source.rank - constant.rank) + constant.array.shape)
@@ -269,168 +294,6 @@ def _pack_constant(array: Array, shape: Shape, column_axis: int) -> tuple[Array,
         strides[axis] = step if full.shape[axis] > 1 else 0
         step *= full.shape[axis]
     return packed.reshape(-1), tuple(strides)
-
-
-# -- vector statements ---------------------------------------------------------------------------
-
-_HEAVY = frozenset(
-    ("Sigmoid", "Tanh", "Erf", "Exp", "Gelu", "Swish", "com.microsoft.Gelu",
-     "com.microsoft.FastGelu", "com.microsoft.QuickGelu")
-)  # fmt: skip
-VectorTemplate = Callable[[Node, Sequence[str], str], str]
-
-
-def _chain(operator: str) -> VectorTemplate:
-    return lambda node, arguments, v: f" {operator} ".join(arguments)
-
-
-def _call(name: str) -> VectorTemplate:
-    return lambda node, arguments, v: f"{v}_{name}({', '.join(arguments)})"
-
-
-def _nested(name: str) -> VectorTemplate:
-    def expression(node: Node, arguments: Sequence[str], v: str) -> str:
-        total = arguments[0]
-        for argument in arguments[1:]:
-            total = f"{v}_{name}({total}, {argument})"
-        return total
-
-    return expression
-
-
-def _set(value: float, v: str) -> str:
-    return f"{v}_set1({literal(value, F32)})"
-
-
-def _clip(node: Node, arguments: Sequence[str], v: str) -> str:
-    bounds = [scalar_constant(node.input(index)) for index in (1, 2)]
-    total = arguments[0]
-    if bounds[0] is not None:
-        total = f"{v}_max({_set(float(bounds[0]), v)}, {total})"
-    if bounds[1] is not None:
-        total = f"{v}_min({_set(float(bounds[1]), v)}, {total})"
-    return total
-
-
-def _hard_sigmoid(node: Node, arguments: Sequence[str], v: str) -> str:
-    return _ramp(arguments[0], node.attributes["alpha"], node.attributes["beta"], v)
-
-
-def _ramp(x: str, alpha: float, beta: float, v: str) -> str:
-    line = f"{v}_fma({x}, {_set(alpha, v)}, {_set(beta, v)})"
-    return f"{v}_clip({line}, {v}_zero(), {_set(1.0, v)})"
-
-
-def _leaky(node: Node, arguments: Sequence[str], v: str) -> str:
-    x = arguments[0]
-    return f"{v}_if_negative({x}, {x} * {_set(node.attributes['alpha'], v)}, {x})"
-
-
-def _prelu(node: Node, arguments: Sequence[str], v: str) -> str:
-    x, slope = arguments
-    return f"{v}_if_negative({x}, {x} * {slope}, {x})"
-
-
-def _gelu(node: Node, arguments: Sequence[str], v: str) -> str:
-    tanh = str(node.attributes.get("approximate", "none")) == "tanh"
-    return f"{v}_gelu{'_tanh' if tanh else ''}({arguments[0]})"
-
-
-def _swish(node: Node, arguments: Sequence[str], v: str) -> str:
-    x, alpha = arguments[0], float(node.attributes.get("alpha", 1.0))
-    return f"{x} * {v}_sigmoid({x if alpha == 1.0 else f'{x} * {_set(alpha, v)}'})"
-
-
-def _quantize(node: Node, arguments: Sequence[str], v: str) -> str:
-    """Return the quantized number as a float: it only goes on to DequantizeLinear."""
-    x, scale, *zero = arguments
-    bounds = ", ".join(_set(float(bound), v) for bound in INTEGER_RANGES[node.output.dtype])
-    return f"{v}_clip({' + '.join((f'{v}_round({x} / {scale})', *zero))}, {bounds})"
-
-
-def _dequantize(node: Node, arguments: Sequence[str], v: str) -> str:
-    x, scale, *zero = arguments
-    return f"({' - '.join((x, *zero))}) * {scale}"
-
-
-VECTOR_TEMPLATES: dict[str, VectorTemplate] = {
-    "Abs": _call("abs"),
-    "Add": _chain("+"),
-    "Cast": lambda node, arguments, v: arguments[0],
-    "CastLike": lambda node, arguments, v: arguments[0],
-    "Clip": _clip,
-    "DequantizeLinear": _dequantize,
-    "Div": _chain("/"),
-    "Erf": _call("erf"),
-    "Exp": _call("exp"),
-    "Gelu": _gelu,
-    "HardSigmoid": _hard_sigmoid,
-    "HardSwish": lambda node, a, v: f"{a[0]} * {_ramp(a[0], 1 / 6, 0.5, v)}",
-    "Identity": lambda node, arguments, v: arguments[0],
-    "LeakyRelu": _leaky,
-    "Max": _nested("max"),
-    "Min": _nested("min"),
-    "Mul": _chain("*"),
-    "Neg": lambda node, arguments, v: f"{v}_zero() - {arguments[0]}",
-    "PRelu": _prelu,
-    "QuantizeLinear": _quantize,
-    "Relu": _call("relu"),
-    "Round": _call("round"),
-    "Sigmoid": _call("sigmoid"),
-    "Sqrt": _call("sqrt"),
-    "Sub": _chain("-"),
-    "Sum": _chain("+"),
-    "Swish": _swish,
-    "Tanh": _call("tanh"),
-    "com.microsoft.FastGelu": lambda n, a, v: f"{v}_gelu_tanh({' + '.join(a)})",
-    "com.microsoft.Gelu": _call("gelu"),
-    "com.microsoft.QuickGelu": _swish,
-}
-
-
-def _has_vector_form(node: Node) -> bool:
-    if node.op not in VECTOR_TEMPLATES:
-        return False
-    if node.op in ("QuantizeLinear", "DequantizeLinear"):
-        return _quantization_has_vector_form(node)
-    values = (*node.present_inputs, *node.outputs)
-    if any(value.dtype not in _FLOATS for value in values):
-        return False
-    if node.op != "Clip":
-        return None not in node.inputs
-    bounds = [value for value in node.inputs[1:] if value is not None]
-    return all(scalar_constant(value) is not None for value in bounds)
-
-
-def _quantization_has_vector_form(node: Node) -> bool:
-    """Whether only a float stands for the integers between the two operators of a pair."""
-    data, scale, zero = node.input(0), node.input(1), node.input(2)
-    if data is None or scale is None or scale.dtype not in _FLOATS:
-        return False
-    if zero is not None and scalar_constant(zero) is None:
-        return False
-    if node.op == "DequantizeLinear":
-        paired = data.producer is not None and data.producer.op == "QuantizeLinear"
-        return paired and node.output.dtype in _FLOATS
-    pairs = all(reader.op == "DequantizeLinear" for reader, _ in node.output.uses)
-    return pairs and data.dtype in _FLOATS
-
-
-def print_vector_statements(nodes: Sequence[Node], names: dict[Value, str], v: str) -> list[str]:
-    """Return one ``const planish_v16 v3 = ...;`` for each node; `names` gains their outputs."""
-    lines = []
-    for index, node in enumerate(nodes):
-        arguments = [_vector_argument(value, names, v) for value in node.present_inputs]
-        name = f"v{index}"
-        lines.append(f"const {v} {name} = {VECTOR_TEMPLATES[node.op](node, arguments, v)};")
-        names[node.output] = name
-    return lines
-
-
-def _vector_argument(value: Value, names: dict[Value, str], v: str) -> str:
-    if value in names:
-        return names[value]
-    return _set(float(value.array.reshape(-1)[0]), v)
 
 
 # -- functions -----------------------------------------------------------------------------------
@@ -456,21 +319,53 @@ def print_finish(epilogue: Epilogue, lanes: int, symbols: Sequence[str]) -> str:
     names = {epilogue.source: "x"}
     lines = []
     for index, (value, access) in enumerate(epilogue.reads):
-        kind = "_bf16" if access.dtype is BF16 else ""
-        expression = f"{v}_set1({load(access.dtype, access.name, '0')})"
-        if access.strides[epilogue.column_axis] == 1:
-            whole = f"{v}_load{kind}({access.name})"
-            expression = f"part == {lanes} ? {whole} : {v}_load{kind}_part({access.name}, part)"
         names[value] = f"r{index}"
-        lines.append(f"const {v} r{index} = {expression};")
-    lines += print_vector_statements(epilogue.nodes, names, v)
+        lines.append(f"const {v} r{index} = {_print_read(epilogue, access, v, lanes)};")
+    stored = _stored_quantizations(epilogue)
+    nodes = [node for node in epilogue.nodes if node not in stored]
+    lines += print_vector_statements(nodes, names, v)
     for value, access in epilogue.writes:
-        kind = "_bf16" if access.dtype is BF16 else ""
-        lines.append(f"if (part == {lanes}) {v}_store{kind}({access.name}, {names[value]});")
-        lines.append(f"else {v}_store{kind}_part({access.name}, {names[value]}, part);")
+        function, arguments = f"{v}_store", names.get(value, "")
+        if access.dtype is BF16:
+            function += "_bf16"
+        if value.producer in stored:
+            function, arguments = _quantizing_store(value, names, v)
+        call = f"{access.name}, {arguments}"
+        lines.append(f"if (part == {lanes}) {function}({call});")
+        lines.append(f"else {function}_part({call}, part);")
     body = "\n    ".join(lines)
-    parameters = f"{v} x, int part, const int64_t *d{parameters_of(epilogue)}"
+    sums = epilogue.sum_vector(v)
+    parameters = f"{sums} x, int part, const int64_t *d{parameters_of(epilogue)}"
     return f"PLANISH_INLINE void @NAME@_finish({parameters}) {{\n    {body}\n}}\n"
+
+
+def _print_read(epilogue: Epilogue, access: Access, v: str, lanes: int) -> str:
+    """Return the expression of a register that holds `part` columns of an access."""
+    if access.strides[epilogue.column_axis] != 1:
+        return f"{v}_set1({load(access.dtype, access.name, '0')})"
+    kind = "" if access.dtype is F32 else f"_{access.dtype}"
+    whole = f"{v}_load{kind}({access.name})"
+    return f"part == {lanes} ? {whole} : {v}_load{kind}_part({access.name}, part)"
+
+
+def _stored_quantizations(epilogue: Epilogue) -> set[Node | None]:
+    """Return the QuantizeLinear nodes whose results are only stored: the store saturates."""
+    return {
+        value.producer
+        for value, access in epilogue.writes
+        if access.dtype in BYTES and value.producer is not None and not value.uses
+    }
+
+
+def _quantizing_store(value: Value, names: Mapping[Value, str], v: str) -> tuple[str, str]:
+    """Return the function that rounds, saturates and stores, and its arguments."""
+    node = value.producer
+    if node is None:
+        raise ValueError(f"%{value.name} is not quantized here")
+    arguments = [vector_argument(operand, names, v) for operand in node.present_inputs]
+    zero = scalar_constant(node.input(2))
+    number = 0 if zero is None else int(zero)
+    return f"{v}_quantize_{value.dtype}", f"{scaled(node, arguments, v)}, {number}"
 
 
 def print_scalar_finish(epilogue: Epilogue, symbols: Sequence[str]) -> str:
@@ -492,7 +387,8 @@ def print_scalar_finish(epilogue: Epilogue, symbols: Sequence[str]) -> str:
     for value, access in epilogue.writes:
         lines.append(store(access.dtype, access.name, index_of(access), names[value]))
     body = "\n        ".join(lines)
-    parameters = f"const float *x, int64_t count, const int64_t *d{parameters_of(epilogue)}"
+    sums = f"const {epilogue.sum_ctype} *x"
+    parameters = f"{sums}, int64_t count, const int64_t *d{parameters_of(epilogue)}"
     return (
         f"PLANISH_INLINE void @NAME@_finish({parameters}) {{\n"
         f'    _Pragma("omp simd")\n    for (int64_t n = 0; n < count; n++) {{\n'

@@ -116,7 +116,8 @@ class _Printer(TilePrinter):
             pointer = problem.weight_pointer
             lines.append(f"const {ctype} *const weights = (const {ctype} *)p[{pointer}];")
         if problem.bias_pointer is not None:
-            lines.append(f"const float *const biases = (const float *)p[{problem.bias_pointer}];")
+            start = f"const {problem.kind.sum_ctype} *"
+            lines.append(f"{start}const biases = ({start})p[{problem.bias_pointer}];")
         return lines
 
     def print_item(self) -> list[str]:
@@ -198,7 +199,8 @@ class _Printer(TilePrinter):
                 f"(matrix * {columns.padded} + column) * {self.dim(depth)};"
             )
         if problem.bias_pointer is not None:
-            lines.append(f"const float *const bias = biases + matrix * {columns.padded} + column;")
+            start = f"const {problem.kind.sum_ctype} *const bias"
+            lines.append(f"{start} = biases + matrix * {columns.padded} + column;")
         if isinstance(depth, int):
             lines.append(
                 f"const int64_t chunk = {depth // self.hoisted_count} * vectors * {lanes};"
@@ -247,7 +249,8 @@ class _Printer(TilePrinter):
         if self.buffered:
             place = f" + (tile - first_tile) * {self.tile_floats}" if self.hoisted else ""
             base = f"scratch + {self.packed_bytes}" if self.packed_bytes else "scratch"
-            lines.append(f"float *acc = (float *)({base}){place};")
+            sums = f"{self.problem.kind.sum_ctype} *"
+            lines.append(f"{sums}acc = ({sums})({base}){place};")
         if self.ahead_lines:
             lines.append(self.print_next())
         if self.tiling.is_dynamic:

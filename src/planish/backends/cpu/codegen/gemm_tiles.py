@@ -75,6 +75,11 @@ class TilePrinter:
         return bool(self.hoisted) or not self.inline
 
     @property
+    def sums(self) -> str:
+        """C type of a register of accumulators, and the stem of its functions."""
+        return self.problem.kind.sum_vector(self.problem.unit.prefix)
+
+    @property
     def tile_floats(self) -> int:
         """Accumulators of the largest tile."""
         return self.tiling.rows * self.columns.vectors * self.problem.lanes
@@ -164,7 +169,7 @@ class TilePrinter:
     def print_tile(self, tile: Tile) -> str:
         """Return the function of one tile shape."""
         problem, unit = self.problem, self.problem.unit
-        v, lanes = unit.prefix, unit.lanes
+        v, lanes = self.sums, unit.lanes
         depth = self.blocking.hoist
         loops = tuple((count, self.dim(stride)) for count, stride in problem.loops[depth:])
         run = problem.run if isinstance(problem.run, int) else self.dim(problem.run)
@@ -228,7 +233,7 @@ class TilePrinter:
 
     def print_start(self, tile: Tile) -> list[str]:
         """Return the statements that give accumulators their first value."""
-        v, lanes = self.problem.unit.prefix, self.problem.unit.lanes
+        v, lanes = self.sums, self.problem.unit.lanes
         if self.problem.bias_pointer is None or self.problem.kind.fold > 1:
             first = [f"{v}_zero()"] * tile.vectors
         else:
@@ -257,8 +262,9 @@ class TilePrinter:
         text = f"const {self.problem.kind.input_ctype} *a, const {ctype} *b, const int64_t *d"
         text += ", const char *next" if self.ahead_lines else ""
         text += ", int64_t low, int64_t high" if self.clips_inside else ""
-        text += ", const float *bias" if self.problem.bias_pointer is not None else ""
-        text += ", float *acc" if self.buffered else ""
+        sums = self.problem.kind.sum_ctype
+        text += f", const {sums} *bias" if self.problem.bias_pointer is not None else ""
+        text += f", {sums} *acc" if self.buffered else ""
         text += ", int resume, int last" if self.hoisted else ""
         if self.inline:
             text += ", int part" if self.masked else ""
@@ -308,8 +314,7 @@ class TilePrinter:
         if epilogue.form == "scalar":
             inner = [f"@NAME@_finish({', '.join(['acc', 'count', 'd', *pointers])});"]
         else:
-            v = problem.unit.prefix
-            arguments = ", ".join([f"{v}_load(acc + n)", "part", "d", *vector_pointers])
+            arguments = ", ".join([f"{self.sums}_load(acc + n)", "part", "d", *vector_pointers])
             inner = [
                 f"for (int64_t n = 0; n < count; n += {lanes}) {{",
                 f"const int part = count - n < {lanes} ? (int)(count - n) : {lanes};",
@@ -324,8 +329,8 @@ class TilePrinter:
             "}",
         ]
         parameters = (
-            "const float *acc, int64_t height, int64_t width, int64_t stride, int64_t count, "
-            f"const int64_t *d{parameters_of(epilogue)}"
+            f"const {problem.kind.sum_ctype} *acc, int64_t height, int64_t width, int64_t stride, "
+            f"int64_t count, const int64_t *d{parameters_of(epilogue)}"
         )
         head = f"static __attribute__((noinline)) void @NAME@_finish_tile({parameters})"
         return f"{head} {{\n{print_block(lines)}}}\n"

@@ -76,7 +76,8 @@ def pack_matrix(matrix: Array, run: int, columns: Columns, kind: ElementKind) ->
     Parameters
     ----------
     matrix : numpy.ndarray
-        Any float type; converted to the kind's type (round to nearest even).
+        Any float type; converted to the kind's type (round to nearest even). For bytes, integers
+        that fit.
     run : int
         Length of the contiguous runs that K consists of.
     columns : Columns
@@ -103,7 +104,8 @@ def pack_matrix(matrix: Array, run: int, columns: Columns, kind: ElementKind) ->
 
 
 def pack_columns(vector: Array, columns: Columns) -> Array:
-    """Return per-column values [..., N] as f32, padded with zeros to whole vectors."""
-    packed = np.zeros((*vector.shape[:-1], columns.padded), np.float32)
+    """Return per-column values [..., N] as f32 or i32, padded with zeros to whole vectors."""
+    dtype = np.int32 if vector.dtype.kind == "i" else np.float32
+    packed = np.zeros((*vector.shape[:-1], columns.padded), dtype)
     packed[..., : columns.count] = vector
     return packed

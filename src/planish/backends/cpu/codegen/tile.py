@@ -87,11 +87,9 @@ def print_accumulate(
     is how many cache lines each K step prefetches into L2 from the C variable ``next``, which is
     advanced (0: none).
     """
-    splits = chains_of(tile)
+    splits, sums = chains_of(tile), kind.sum_vector(unit.prefix)
     lines = [
-        f"{unit.prefix} s{s}_{r}_{v} = {unit.prefix}_zero();"
-        for s in range(1, splits)
-        for r, v in _cells(tile)
+        f"{sums} s{s}_{r}_{v} = {sums}_zero();" for s in range(1, splits) for r, v in _cells(tile)
     ]
     pointer = "a"
     for level, (count, stride) in enumerate(walk.loops):
@@ -134,7 +132,8 @@ def _print_dynamic_run(
     ]
     if group == 1:
         return lines
-    rest = _print_step(tile, kind, unit, f"{pointer} + k", 0, 0, 0, part="1")
+    part = "1" if group == 2 else "(int)(run - k)"
+    rest = _print_step(tile, kind, unit, f"{pointer} + k", 0, 0, 0, part=part)
     return [*lines, "if (k < run) {", *rest, f"b += {step};", "}"]
 
 
@@ -189,9 +188,11 @@ def _print_step(
     """Return one K step: load the weights' registers, broadcast each row, multiply and add."""
     v = unit.prefix
     width = _elements(kind, unit)
-    floats = kind.dtype is F32
-    register = v if floats else "__m512i"
-    load = "load" if floats else "load_pairs"
+    register, load = v, "load"
+    if kind.is_integer:
+        register, load = kind.sum_vector(v), "load_quads"
+    elif kind.dtype is not F32:
+        register, load = "__m512i", "load_pairs"
     lines = ["{"]
     for vector in range(tile.vectors):
         offset = (index * tile.vectors + vector) * width
@@ -207,8 +208,7 @@ def _print_step(
         for vector in range(tile.vectors):
             cell = f"{row}_{vector}"
             target = f"s{split}_{cell}" if split else f"c{cell}"
-            function = "fma" if floats else "dot"
-            lines.append(f"{target} = {v}_{function}(x, b{vector}, {target});")
+            lines.append(f"{target} = {v}_{kind.product}(x, b{vector}, {target});")
         lines.append("}")
     return [*lines, "}"]
 
@@ -223,6 +223,9 @@ def _broadcast(kind: ElementKind, v: str, address: str, part: str) -> str:
 
     `part` is how many elements of the group there are, if not all.
     """
+    if kind.is_integer:
+        quad = f"{v}_quad_part({address}, {part})" if part else f"{v}_quad({address})"
+        return f"const {v}i x = {f'{v}_flipped({quad})' if kind.flips else quad};"
     if kind.fold > 1:
         words = f"{v}_words{kind.fold}({address})"
         if part:

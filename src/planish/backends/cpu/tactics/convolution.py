@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from planish.backends.cpu.codegen.blocking import candidate_blockings, fold_columns
-from planish.backends.cpu.codegen.element import vector_unit
+from planish.backends.cpu.codegen.element import ElementKind, vector_unit
 from planish.backends.cpu.codegen.epilogue import (
     Epilogue,
     make_epilogue,
@@ -23,6 +23,7 @@ from planish.backends.cpu.codegen.epilogue import (
 )
 from planish.backends.cpu.codegen.gemm import print_gemm
 from planish.backends.cpu.codegen.gemm_problem import Blocking, Problem, RowClip
+from planish.backends.cpu.codegen.integer_form import BYTES, integer_form
 from planish.backends.cpu.codegen.packing import pack_columns, pack_matrix
 from planish.backends.cpu.codegen.row_axes import Axis, merge_axes
 from planish.errors import TacticError
@@ -50,10 +51,14 @@ class ConvolutionShape:
         Which of the region's inputs it is.
     window : Window
     weights : numpy.ndarray
-        [N, C / group, *kernel].
+        [N, C / group, *kernel]; integers have their zero points taken off (int16).
     bias : numpy.ndarray or None
         [N].
     group : int
+    region : Region
+        What it was read from: the region, or its integer form.
+    zero : int
+        Zero point of integer inputs.
     """
 
     anchor: Node
@@ -63,6 +68,13 @@ class ConvolutionShape:
     weights: Array
     bias: Array | None
     group: int
+    region: Region
+    zero: int = 0
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether integers are multiplied."""
+        return self.operand.dtype in BYTES
 
     @property
     def channels(self) -> int:
@@ -80,22 +92,29 @@ class ConvolutionShape:
         return tuple(pair[0] for pair in self.window.padding.static or ())
 
 
-def read_convolution(region: Region) -> ConvolutionShape | str:
-    """Return a Conv region's convolution, or why kernels with constant weights cannot do it."""
+def read_convolution(region: Region, integers: bool = False) -> ConvolutionShape | str:
+    """Return a Conv region's convolution, or why kernels with constant weights cannot do it.
+
+    With `integers` a quantized convolution is read in its integer form; without, it is refused.
+    """
+    lowered = integer_form(region) if integers else None
+    region = lowered or region
     anchor = region.anchor
-    if region.kind != "Conv" or anchor is None:
+    if region.kind not in ("Conv", "ConvInteger") or anchor is None:
         return "the region is not a convolution"
     parts = split_body(region.body, anchor)
     source = input_behind_casts(anchor.present_inputs[0])
     if source is None or source not in region.body.inputs:
         return "there are operations before the convolution"
-    weight, bias = anchor.input(1), anchor.input(2)
+    weight = anchor.input(1)
+    bias = None if lowered else anchor.input(2)
     if weight is None or weight.constant is None or (bias is not None and bias.constant is None):
         return "the weights are not constants"
     index = region.body.inputs.index(source)
     operand = region.inputs[index]
-    if operand.dtype not in FLOATS or weight.dtype not in FLOATS:
-        return f"{operand.dtype} x {weight.dtype} is not a product of floats"
+    types = BYTES if lowered else FLOATS
+    if operand.dtype not in types or weight.dtype not in types:
+        return f"{operand.dtype} x {weight.dtype} is not a product that it does"
     reason = refuse_epilogue(region, parts)
     if reason is not None:
         return reason
@@ -105,8 +124,49 @@ def read_convolution(region: Region) -> ConvolutionShape | str:
     group = int(anchor.attributes.get("group", 1))
     values = None if bias is None else bias.array.astype(np.float32)
     window, kept = without_dead_taps(window, operand.shape[2:], anchor.output.known_shape[2:])
-    weights = weight.array[(slice(None), slice(None), *kept)]
-    return ConvolutionShape(anchor, operand, index, window, weights, values, group)
+    array = weight.array
+    zero = 0
+    if lowered:
+        array = without_zero_point(array, anchor.input(3), 0)
+        zero = zero_point_of(anchor.input(2))
+    weights = array[(slice(None), slice(None), *kept)]
+    return ConvolutionShape(anchor, operand, index, window, weights, values, group, region, zero)
+
+
+def zero_point_of(value: Value | None) -> int:
+    """Return a constant zero point of one element; 0 where there is none."""
+    return 0 if value is None else int(value.array.reshape(-1)[0])
+
+
+def without_zero_point(weights: Array, zero: Value | None, axis: int) -> Array:
+    """Return weights of eight bits minus their zero points, which vary along `axis` at most."""
+    if zero is None or not zero.array.any():
+        return weights
+    offset = zero.array.astype(np.int16).reshape(-1)
+    if offset.size > 1:
+        offset = offset.reshape(-1, *(1,) * (weights.ndim - 1 - axis % weights.ndim))
+    return weights.astype(np.int16) - offset
+
+
+def refuse_integers(weights: Array) -> str | None:
+    """Return why weights without their zero points are no signed bytes, or None."""
+    if weights.dtype == np.int8 or weights.size == 0:
+        return None
+    if weights.min() < -128 or weights.max() > 127:
+        return "the weights minus their zero points exceed eight bits"
+    return None
+
+
+def first_sums(matrices: Array, zero: int, kind: ElementKind) -> Array | None:
+    """Return what integer sums start from, for matrices [groups, K, N], or None for zeros.
+
+    sum (x - zero) w = sum x w - zero sum w; flipped inputs are 128 more than x.
+    """
+    shift = zero + (128 if kind.flips else 0)
+    if not kind.is_integer or shift == 0:
+        return None
+    totals: Array = matrices.sum(axis=-2, dtype=np.int64)
+    return (totals * -shift).astype(np.int32)
 
 
 def input_behind_casts(value: Value) -> Value | None:
@@ -129,6 +189,8 @@ def refuse_memory(shape: ConvolutionShape) -> str | None:
     if not isinstance(operand.strides[-1], int):
         return "the input's innermost spatial stride is symbolic"
     pairs = shape.window.padding.static or ()
+    if shape.zero != 0 and any(pair != (0, 0) for pair in pairs):
+        return "the padding holds zeros, not the input's zero point"
     for (before, after), (have_before, have_after) in zip(pairs, operand.halo[2:], strict=True):
         if before > have_before or after > have_after:
             return "the input has no zeros around it for the padding"
@@ -147,12 +209,14 @@ class GemmConvolution(Tactic):
         """Accept constant weights and channels-last inputs that hold their padding."""
         if vector_unit(target) is None:
             return no("the CPU has no AVX2")
-        shape = read_convolution(region)
+        shape = read_convolution(region, integers=True)
         if isinstance(shape, str):
             return no(shape)
         if shape.group > 1 and shape.channels == 1 and shape.outputs == 1:
             return no("it is depthwise: tiles of one column would be empty")
         reason = refuse_memory(shape)
+        if reason is None and shape.is_integer:
+            reason = refuse_integers(shape.weights)
         return YES if reason is None else no(reason)
 
     def configs(self, region: Region, target: Target) -> list[Config]:
@@ -178,12 +242,14 @@ class GemmConvolution(Tactic):
 
 def convolution_problem(region: Region, target: Target) -> tuple[Problem, Array]:
     """Return the GEMM of a region that is supported, and its weight matrices [groups, K, N]."""
-    shape, unit = read_convolution(region), vector_unit(target)
+    shape, unit = read_convolution(region, integers=True), vector_unit(target)
     if isinstance(shape, str) or unit is None:
         raise TacticError(f"gemm_conv cannot do it: {shape}", where=region.name)
-    kind = unit.kind_in_place(shape.operand.dtype)
-    epilogue = make_epilogue(region, split_body(region.body, shape.anchor), 1, shape.bias)
+    region, kind = shape.region, unit.kind_in_place(shape.operand.dtype)
     loops, run, padded = _walk(shape)
+    matrices = _matrices(shape, padded)
+    start = first_sums(matrices, shape.zero, kind) if shape.is_integer else shape.bias
+    epilogue = make_epilogue(region, split_body(region.body, shape.anchor), 1, start)
     first = len(region.inputs) + len(region.outputs) + len(epilogue.arrays)
     begin = shape.begin
     axes = _axes(shape, epilogue)
@@ -205,9 +271,10 @@ def convolution_problem(region: Region, target: Target) -> tuple[Problem, Array]
         bias_pointer=None if epilogue.bias is None else first + 1,
     )
     problem = fold_columns(problem)
-    if len(axes) > 2 and axes[-2:] == list(merged[-2:]):
+    # flipped padding is 128: taps outside of the image count
+    if len(axes) > 2 and axes[-2:] == list(merged[-2:]) and not kind.flips:
         problem = replace(problem, clip=_clip(shape, loops))
-    return problem, _matrices(shape, padded)
+    return problem, matrices
 
 
 def _clip(shape: ConvolutionShape, loops: tuple[tuple[int, Dim], ...]) -> RowClip | None:

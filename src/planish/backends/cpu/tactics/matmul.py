@@ -9,7 +9,8 @@ wide instead of high.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,9 +31,17 @@ from planish.backends.cpu.codegen.epilogue import (
 )
 from planish.backends.cpu.codegen.gemm import print_gemm
 from planish.backends.cpu.codegen.gemm_problem import Blocking, Problem, RightOperand
+from planish.backends.cpu.codegen.integer_form import BYTES, integer_form
 from planish.backends.cpu.codegen.packing import pack_columns, pack_matrix
 from planish.backends.cpu.codegen.row_axes import Axis, merge_axes
-from planish.backends.cpu.tactics.convolution import FLOATS, input_behind_casts
+from planish.backends.cpu.tactics.convolution import (
+    FLOATS,
+    first_sums,
+    input_behind_casts,
+    refuse_integers,
+    without_zero_point,
+    zero_point_of,
+)
 from planish.errors import TacticError
 from planish.ir.dtypes import BF16, DType
 from planish.ir.graph import Node, Value
@@ -56,10 +65,14 @@ class _Side:
 
 @dataclass(frozen=True)
 class _Product:
+    """A product; `region` is what it was read from: the region, or its integer form."""
+
+    region: Region
     anchor: Node
     parts: Parts
     left: _Side
     right: _Side
+    zero: int = 0
 
     @property
     def depth(self) -> Dim:
@@ -68,7 +81,7 @@ class _Product:
 
 
 class GemmMatMul(Tactic):
-    """Matrix product of floats; see the module's docstring."""
+    """Matrix product of floats, or of bytes by constant bytes; see the module's docstring."""
 
     name: ClassVar[str] = "gemm_matmul"
     rank: ClassVar[int] = 20
@@ -78,7 +91,7 @@ class GemmMatMul(Tactic):
         unit = vector_unit(target)
         if unit is None:
             return no("the CPU has no AVX2")
-        product = _read(region)
+        product = _read(region, integers=True)
         return no(product) if isinstance(product, str) else YES
 
     def configs(self, region: Region, target: Target) -> list[Config]:
@@ -99,20 +112,27 @@ class GemmMatMul(Tactic):
             packed.append(pack_matrix(constants.right, problem.run, printed.columns, problem.kind))
         if problem.bias_pointer is not None and problem.epilogue.bias is not None:
             batches = 1 if constants.right is None else len(constants.right)
-            bias = np.broadcast_to(problem.epilogue.bias, (batches, len(problem.epilogue.bias)))
+            bias = problem.epilogue.bias
+            bias = np.broadcast_to(bias, (batches, bias.shape[-1]))
             packed.append(pack_columns(bias, printed.columns))
         return Kernel(
             printed.source, printed.items, tuple(packed), printed.scratch_bytes, problem.unit.isa
         )
 
 
-def _read(region: Region) -> _Product | str:
-    """Return a MatMul region's product, or why it cannot be done."""
+def _read(region: Region, integers: bool = False) -> _Product | str:
+    """Return a MatMul region's product, or why it cannot be done.
+
+    With `integers` a quantized product is read in its integer form; without, it is refused.
+    """
+    lowered = integer_form(region) if integers else None
+    region = lowered or region
     anchor = region.anchor
-    if region.kind != "MatMul" or anchor is None:
+    if region.kind not in ("MatMul", "MatMulInteger") or anchor is None:
         return "the region is not a matrix product"
     parts = split_body(region.body, anchor)
-    left, right = (_side(region, value) for value in anchor.present_inputs)
+    types = BYTES if lowered else FLOATS
+    left, right = (_side(region, value, types) for value in anchor.present_inputs[:2])
     if isinstance(left, str) or isinstance(right, str):
         return left if isinstance(left, str) else str(right)
     if len(right.shape) < 2:
@@ -132,13 +152,22 @@ def _read(region: Region) -> _Product | str:
         return reason
     if right.array is not None and _uneven_batch(anchor, right):
         return "the batch axes of constant weights do not fit the output's"
-    return _Product(anchor, parts, left, right)
+    if not lowered:
+        return _Product(region, anchor, parts, left, right)
+    if left.array is not None or right.array is None:
+        return "only the right operand of a product of integers may be, and has to be, a constant"
+    weights = without_zero_point(right.array, anchor.input(3), -1)
+    reason = refuse_integers(weights)
+    if reason is not None:
+        return reason
+    zero = zero_point_of(anchor.input(2))
+    return _Product(region, anchor, parts, left, replace(right, array=weights), zero)
 
 
-def _side(region: Region, value: Value) -> _Side | str:
+def _side(region: Region, value: Value, types: Sequence[DType]) -> _Side | str:
     if value.constant is not None:
-        if value.dtype not in FLOATS:
-            return f"{value.dtype} is not a float type"
+        if value.dtype not in types:
+            return f"{value.dtype} is not a type that it multiplies"
         return _Side(
             value.known_shape, _contiguous(value.array.shape), value.dtype, -1, value.array
         )
@@ -147,8 +176,8 @@ def _side(region: Region, value: Value) -> _Side | str:
         return "there are operations before the product"
     index = region.body.inputs.index(source)
     operand = region.inputs[index]
-    if operand.dtype not in FLOATS:
-        return f"{operand.dtype} is not a float type"
+    if operand.dtype not in types:
+        return f"{operand.dtype} is not a type that it multiplies"
     return _Side(operand.shape, operand.strides, operand.dtype, index, None)
 
 
@@ -176,17 +205,18 @@ class Constants:
 
 def matmul_problem(region: Region, target: Target) -> tuple[Problem, Constants]:
     """Return the GEMM of a region that is supported, and its constant operands."""
-    product, unit = _read(region), vector_unit(target)
+    product, unit = _read(region, integers=True), vector_unit(target)
     if isinstance(product, str) or unit is None:
         raise TacticError(f"gemm_matmul cannot do it: {product}", where=region.name)
-    left, right, anchor = product.left, product.right, product.anchor
+    region, left, right, anchor = product.region, product.left, product.right, product.anchor
     kind = _kind(unit, left, right)
-    epilogue = make_epilogue(region, product.parts, anchor.output.rank - 1, None)
-    pointer = len(region.inputs) + len(region.outputs) + len(epilogue.arrays)
     constants = Constants(
         None if left.array is None else _converted(left.array, kind),
         None if right.array is None else right.array.reshape(-1, *right.array.shape[-2:]),
     )
+    start = None if constants.right is None else first_sums(constants.right, product.zero, kind)
+    epilogue = make_epilogue(region, product.parts, anchor.output.rank - 1, start)
+    pointer = len(region.inputs) + len(region.outputs) + len(epilogue.arrays)
     left_pointer = left.index
     if left.array is not None:
         left_pointer, pointer = pointer, pointer + 1

@@ -1,0 +1,176 @@
+/* Vectors of 32-bit sums, products of bytes, and bytes to floats and back.
+ *
+ * planish_v16i_* (AVX-512) and planish_v8i_* (AVX2) are what integer tiles accumulate in.
+ * dot_quads adds to each lane four products of an unsigned byte (first operand) by a signed one,
+ * exactly; without VNNI it multiplies sixteen bits, because vpmaddubsw would saturate.
+ * load_i8, load_u8: bytes as floats. store_i8, store_u8: floats that are whole numbers in range.
+ * quantize_i8, quantize_u8: store saturate(round(x) + zero), halves to even.
+ */
+#ifndef PLANISH_INTEGER_H
+#define PLANISH_INTEGER_H
+
+/* Floats above this lose nothing by being cut to it before they become integers and saturate. */
+#define PLANISH_BEYOND_BYTES 1e9f
+
+/* n (1 to 3) bytes as the low ones of a word. */
+PLANISH_INLINE int32_t planish_bytes(const void *p, int n) {
+    const uint8_t *const b = (const uint8_t *)p;
+    uint32_t word = b[0];
+    if (n > 1) word |= (uint32_t)b[1] << 8;
+    if (n > 2) word |= (uint32_t)b[2] << 16;
+    return (int32_t)word;
+}
+PLANISH_INLINE int32_t planish_word(const void *p) {
+    int32_t word;
+    memcpy(&word, p, 4);
+    return word;
+}
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+typedef int32_t planish_v16i __attribute__((vector_size(64)));
+#define PLANISH_V16I(x) ((planish_v16i)(x))
+
+PLANISH_INLINE planish_v16i planish_v16i_zero(void) { return PLANISH_V16I(_mm512_setzero_si512()); }
+PLANISH_INLINE planish_v16i planish_v16i_load(const int32_t *p) {
+    return PLANISH_V16I(_mm512_loadu_si512(p));
+}
+PLANISH_INLINE void planish_v16i_store(int32_t *p, planish_v16i x) {
+    _mm512_storeu_si512(p, (__m512i)x);
+}
+PLANISH_INLINE planish_v16i planish_v16_load_quads(const int8_t *p) {
+    return PLANISH_V16I(_mm512_loadu_si512(p));
+}
+PLANISH_INLINE planish_v16i planish_v16_quad(const void *p) {
+    return PLANISH_V16I(_mm512_set1_epi32(planish_word(p)));
+}
+PLANISH_INLINE planish_v16i planish_v16_quad_part(const void *p, int n) {
+    return PLANISH_V16I(_mm512_set1_epi32(planish_bytes(p, n)));
+}
+PLANISH_INLINE planish_v16i planish_v16_flipped(planish_v16i x) {
+    return PLANISH_V16I(_mm512_xor_si512((__m512i)x, _mm512_set1_epi8((char)0x80)));
+}
+PLANISH_INLINE planish_v16i planish_v16_dot_quads(planish_v16i a, planish_v16i b,
+                                                  planish_v16i acc) {
+#if defined(__AVX512VNNI__)
+    return PLANISH_V16I(_mm512_dpbusd_epi32((__m512i)acc, (__m512i)a, (__m512i)b));
+#else
+    const __m512i low = _mm512_set1_epi16(0xff);
+    const __m512i a_even = _mm512_and_si512((__m512i)a, low);
+    const __m512i a_odd = _mm512_srli_epi16((__m512i)a, 8);
+    const __m512i b_even = _mm512_srai_epi16(_mm512_slli_epi16((__m512i)b, 8), 8);
+    const __m512i b_odd = _mm512_srai_epi16((__m512i)b, 8);
+    return acc + PLANISH_V16I(_mm512_madd_epi16(a_even, b_even)) +
+           PLANISH_V16I(_mm512_madd_epi16(a_odd, b_odd));
+#endif
+}
+PLANISH_INLINE planish_v16 planish_v16_from_i32(planish_v16i x) {
+    return _mm512_cvtepi32_ps((__m512i)x);
+}
+PLANISH_INLINE planish_v16 planish_v16_load_i8(const int8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+PLANISH_INLINE planish_v16 planish_v16_load_u8(const uint8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+PLANISH_INLINE planish_v16 planish_v16_load_i8_part(const int8_t *p, int n) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(PLANISH_MASK16(n), p)));
+}
+PLANISH_INLINE planish_v16 planish_v16_load_u8_part(const uint8_t *p, int n) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(PLANISH_MASK16(n), p)));
+}
+PLANISH_INLINE __m128i planish_v16_to_i8(planish_v16 x, int zero) {
+    const __m512i q = _mm512_cvtps_epi32(_mm512_min_ps(x, _mm512_set1_ps(PLANISH_BEYOND_BYTES)));
+    return _mm512_cvtsepi32_epi8(zero ? _mm512_add_epi32(q, _mm512_set1_epi32(zero)) : q);
+}
+PLANISH_INLINE __m128i planish_v16_to_u8(planish_v16 x, int zero) {
+    const __m512i q = _mm512_cvtps_epi32(_mm512_min_ps(x, _mm512_set1_ps(PLANISH_BEYOND_BYTES)));
+    const __m512i moved = zero ? _mm512_add_epi32(q, _mm512_set1_epi32(zero)) : q;
+    return _mm512_cvtusepi32_epi8(_mm512_max_epi32(moved, _mm512_setzero_si512()));
+}
+#define PLANISH_STORE_BYTES16(NAME, T)                                                             \
+    PLANISH_INLINE void planish_v16_quantize_##NAME(T *p, planish_v16 x, int zero) {               \
+        _mm_storeu_si128((__m128i *)p, planish_v16_to_##NAME(x, zero));                            \
+    }                                                                                              \
+    PLANISH_INLINE void planish_v16_quantize_##NAME##_part(T *p, planish_v16 x, int zero, int n) { \
+        _mm_mask_storeu_epi8(p, PLANISH_MASK16(n), planish_v16_to_##NAME(x, zero));                \
+    }
+PLANISH_STORE_BYTES16(i8, int8_t)
+PLANISH_STORE_BYTES16(u8, uint8_t)
+#endif /* AVX-512 */
+
+#if defined(__AVX2__) && defined(__FMA__)
+typedef int32_t planish_v8i __attribute__((vector_size(32)));
+#define PLANISH_V8I(x) ((planish_v8i)(x))
+
+PLANISH_INLINE planish_v8i planish_v8i_zero(void) { return PLANISH_V8I(_mm256_setzero_si256()); }
+PLANISH_INLINE planish_v8i planish_v8i_load(const int32_t *p) {
+    return PLANISH_V8I(_mm256_loadu_si256((const __m256i *)p));
+}
+PLANISH_INLINE void planish_v8i_store(int32_t *p, planish_v8i x) {
+    _mm256_storeu_si256((__m256i *)p, (__m256i)x);
+}
+PLANISH_INLINE planish_v8i planish_v8_load_quads(const int8_t *p) {
+    return PLANISH_V8I(_mm256_loadu_si256((const __m256i *)p));
+}
+PLANISH_INLINE planish_v8i planish_v8_quad(const void *p) {
+    return PLANISH_V8I(_mm256_set1_epi32(planish_word(p)));
+}
+PLANISH_INLINE planish_v8i planish_v8_quad_part(const void *p, int n) {
+    return PLANISH_V8I(_mm256_set1_epi32(planish_bytes(p, n)));
+}
+PLANISH_INLINE planish_v8i planish_v8_flipped(planish_v8i x) {
+    return PLANISH_V8I(_mm256_xor_si256((__m256i)x, _mm256_set1_epi8((char)0x80)));
+}
+PLANISH_INLINE planish_v8i planish_v8_dot_quads(planish_v8i a, planish_v8i b, planish_v8i acc) {
+#if defined(__AVXVNNI__)
+    return PLANISH_V8I(_mm256_dpbusd_avx_epi32((__m256i)acc, (__m256i)a, (__m256i)b));
+#else
+    const __m256i low = _mm256_set1_epi16(0xff);
+    const __m256i a_even = _mm256_and_si256((__m256i)a, low);
+    const __m256i a_odd = _mm256_srli_epi16((__m256i)a, 8);
+    const __m256i b_even = _mm256_srai_epi16(_mm256_slli_epi16((__m256i)b, 8), 8);
+    const __m256i b_odd = _mm256_srai_epi16((__m256i)b, 8);
+    return acc + PLANISH_V8I(_mm256_madd_epi16(a_even, b_even)) +
+           PLANISH_V8I(_mm256_madd_epi16(a_odd, b_odd));
+#endif
+}
+PLANISH_INLINE planish_v8 planish_v8_from_i32(planish_v8i x) {
+    return _mm256_cvtepi32_ps((__m256i)x);
+}
+PLANISH_INLINE planish_v8 planish_v8_load_i8(const int8_t *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+PLANISH_INLINE planish_v8 planish_v8_load_u8(const uint8_t *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+PLANISH_INLINE __m128i planish_v8_to_words(planish_v8 x, int zero) {
+    const __m256i q = _mm256_cvtps_epi32(_mm256_min_ps(x, _mm256_set1_ps(PLANISH_BEYOND_BYTES)));
+    const __m256i moved = _mm256_add_epi32(q, _mm256_set1_epi32(zero));
+    return _mm_packs_epi32(_mm256_castsi256_si128(moved), _mm256_extracti128_si256(moved, 1));
+}
+PLANISH_INLINE __m128i planish_v8_to_i8(planish_v8 x, int zero) {
+    const __m128i words = planish_v8_to_words(x, zero);
+    return _mm_packs_epi16(words, words);
+}
+PLANISH_INLINE __m128i planish_v8_to_u8(planish_v8 x, int zero) {
+    const __m128i words = planish_v8_to_words(x, zero);
+    return _mm_packus_epi16(words, words);
+}
+#define PLANISH_BYTES8(NAME, T)                                                                    \
+    PLANISH_INLINE planish_v8 planish_v8_load_##NAME##_part(const T *p, int n) {                   \
+        T bytes[8] = {0};                                                                          \
+        memcpy(bytes, p, (size_t)n);                                                               \
+        return planish_v8_load_##NAME(bytes);                                                      \
+    }                                                                                              \
+    PLANISH_INLINE void planish_v8_quantize_##NAME(T *p, planish_v8 x, int zero) {                 \
+        _mm_storel_epi64((__m128i *)p, planish_v8_to_##NAME(x, zero));                             \
+    }                                                                                              \
+    PLANISH_INLINE void planish_v8_quantize_##NAME##_part(T *p, planish_v8 x, int zero, int n) {   \
+        T bytes[8];                                                                                \
+        planish_v8_quantize_##NAME(bytes, x, zero);                                                \
+        memcpy(p, bytes, (size_t)n);                                                               \
+    }
+PLANISH_BYTES8(i8, int8_t)
+PLANISH_BYTES8(u8, uint8_t)
+#endif /* AVX2 */
+#endif /* PLANISH_INTEGER_H */

@@ -1,0 +1,246 @@
+"""Quantized products as products of integers with the scales behind them.
+
+The normal form of a quantized region multiplies dequantized numbers:
+
+    Conv | MatMul(DequantizeLinear(x, sx, zx), DequantizeLinear(w, sw, zw)), bias, epilogue
+
+Its *integer form*, which kernels are printed from, is the same function without rounding:
+
+    ConvInteger | MatMulInteger(x, w, zx, zw) -> Cast -> Mul(sx * sw) -> Add(bias), epilogue
+
+Sums are exact. A scale that only the data tells (sx) is a factor of its own. Zero points are
+constants. An epilogue that ends in QuantizeLinear absorbs its scale where it can (`absorb_scale`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from planish.backends.cpu.codegen.c_types import scalar_constant
+from planish.ir.declarations import DECLARED
+from planish.ir.dtypes import F32, I8, I32, U8, DType
+from planish.ir.graph import Graph, Node, Value
+from planish.tactics.tactic import Region
+
+Array = np.ndarray[Any, Any]
+BYTES = (I8, U8)
+INTEGER_OPS = {"Conv": "ConvInteger", "MatMul": "MatMulInteger"}
+
+
+def integer_form(region: Region) -> Region | None:
+    """Return the integer form of a region whose anchor is a quantized product, else None."""
+    anchor = region.anchor
+    if anchor is None or anchor.op not in INTEGER_OPS:
+        return None
+    data, weight = (_dequantize_of(value) for value in anchor.inputs[:2])
+    if data is None or weight is None or not _is_quantized(anchor, data, weight):
+        return None
+    body = _Lowering(region, anchor, data, weight).body()
+    node = Node("Region", [], [], {"kind": INTEGER_OPS[anchor.op], "body": body})
+    operands = [
+        tuple(replace(operand, value=value) for operand, value in zip(given, values, strict=True))
+        for given, values in ((region.inputs, body.inputs), (region.outputs, body.outputs))
+    ]
+    return replace(region, node=node, body=body, inputs=operands[0], outputs=operands[1])
+
+
+def _dequantize_of(value: Value | None) -> Node | None:
+    if value is None or value.producer is None or value.producer.op != "DequantizeLinear":
+        return None
+    return value.producer
+
+
+def _is_quantized(anchor: Node, data: Node, weight: Node) -> bool:
+    """Whether all parameters are known but the scale of the data, and fit the product."""
+    x, w = data.present_inputs[0], weight.present_inputs[0]
+    if x.dtype not in BYTES or w.dtype not in BYTES or w.constant is None:
+        return False
+    if data.output.dtype is not F32 or anchor.output.dtype is not F32:
+        return False
+    scale, zero = data.input(1), data.input(2)
+    if scale is None or any(dim != 1 for dim in scale.known_shape):
+        return False
+    if zero is not None and scalar_constant(zero) is None:
+        return False
+    bias = anchor.input(2)
+    if bias is not None and bias.constant is None:
+        return False
+    parameters = [value for value in weight.inputs[1:] if value is not None]
+    if any(value.constant is None for value in parameters):
+        return False
+    if all(value.array.size == 1 for value in parameters):
+        return True
+    axis = 0 if anchor.op == "Conv" else w.rank - 1
+    along = int(weight.attributes.get("axis", 1)) % w.rank == axis
+    return along and not int(weight.attributes.get("block_size", 0) or 0)
+
+
+class _Lowering:
+    """The body of the integer form; values of the old body are looked up by `_values`."""
+
+    def __init__(self, region: Region, anchor: Node, data: Node, weight: Node) -> None:
+        self.region, self.anchor, self.data, self.weight = region, anchor, data, weight
+        self.graph = Graph(region.body.name)
+        self._values: dict[Value, Value] = {}
+
+    def body(self) -> Graph:
+        """Return the new body."""
+        for value in self.region.body.inputs:
+            self._values[value] = self.graph.add_input(value.name, value.dtype, value.shape)
+        for node in self.region.body:
+            if node is self.anchor:
+                self._values[node.output] = self._product()
+            elif not self._is_absorbed(node):
+                self._copy(node)
+        for value in self.region.body.outputs:
+            self.graph.add_output(self._values[value], value.name)
+        absorb_scale(self.graph)
+        return self.graph
+
+    def _is_absorbed(self, node: Node) -> bool:
+        """Whether only the product reads a node's output."""
+        if node not in (self.data, self.weight) or self.region.body.is_output(node.output):
+            return False
+        return all(reader is self.anchor for reader, _ in node.output.uses)
+
+    def _copy(self, node: Node) -> None:
+        source = node.present_inputs[0]
+        if node.op == "Cast" and node.output.dtype is I32 and self._is_sum(source):
+            sums = self._values[source].producer
+            if sums is not None:
+                self._values[node.output] = sums.present_inputs[0]
+                return
+        inputs = [None if value is None else self._value(value) for value in node.inputs]
+        output = self.graph.new_value(node.output.dtype, node.output.shape, node.output.name)
+        self.graph.append(Node(node.op, inputs, [output], node.attributes, node.source))
+        self._values[node.output] = output
+
+    def _is_sum(self, value: Value) -> bool:
+        """Whether the new value is the product's sum itself, as floats."""
+        found = self._values.get(value)
+        if found is None or found.producer is None or found.producer.op != "Cast":
+            return False
+        before = found.producer.present_inputs[0].producer
+        return before is not None and before.op in INTEGER_OPS.values()
+
+    def _value(self, value: Value) -> Value:
+        if value not in self._values:
+            self._values[value] = self.graph.constant(value.array)
+        return self._values[value]
+
+    # -- the product -----------------------------------------------------------------------------
+
+    def _product(self) -> Value:
+        """Append the product, its scale and its bias; return the result."""
+        anchor = self.anchor
+        zeros = [self.data.input(2), self.weight.input(2)]
+        operands = [self._value(node.present_inputs[0]) for node in (self.data, self.weight)]
+        parameters = [None if value is None else self._value(value) for value in zeros]
+        op = INTEGER_OPS[anchor.op]
+        attributes = {key: anchor.attributes[key] for key in DECLARED[op] if
+                      key in anchor.attributes}  # fmt: skip
+        sums = self._append(op, [*operands, *parameters], I32, attributes)
+        total = self._append("Cast", [sums], F32, {"to": F32})
+        scale = self.weight.present_inputs[1].array.astype(np.float64)
+        given = self.data.present_inputs[1]
+        known = scalar_constant(given)
+        if known is None:
+            total = self._append("Mul", [total, self._value(given)], F32)
+        else:
+            scale = scale * float(known)
+        if not (scale == 1.0).all():
+            total = self._append("Mul", [total, self._columns(scale)], F32)
+        bias = anchor.input(2)
+        if bias is None:
+            return total
+        return self._append("Add", [total, self._columns(bias.array)], F32)
+
+    def _columns(self, array: Array) -> Value:
+        """Return per-column numbers as a constant that broadcasts against the product."""
+        flat = array.astype(np.float32).reshape(-1)
+        if flat.size > 1 and self.anchor.op == "Conv":
+            return self.graph.constant(flat.reshape(-1, *(1,) * (self.anchor.output.rank - 2)))
+        return self.graph.constant(flat)
+
+    def _append(
+        self,
+        op: str,
+        inputs: Sequence[Value | None],
+        dtype: DType,
+        attributes: dict[str, Any] | None = None,
+    ) -> Value:
+        output = self.graph.new_value(dtype, self.anchor.output.shape, op.lower())
+        self.graph.append(Node(op, inputs, [output], attributes, self.anchor.source))
+        return output
+
+
+# -- scales --------------------------------------------------------------------------------------
+
+
+def absorb_scale(graph: Graph) -> None:
+    """Divide what a final QuantizeLinear reads by its scale where the numbers come from.
+
+    saturate(round(y / s) + z) with y made of products with constants, sums, ReLUs and bounds:
+    these all commute with a positive factor, so that the factor moves into constants, and the scale
+    becomes one. Does nothing where another value would have to be multiplied for it.
+    """
+    for value in graph.outputs:
+        node = value.producer
+        if node is None or node.op != "QuantizeLinear":
+            continue
+        scale = scalar_constant(node.input(1))
+        if scale is None or not float(scale) > 0 or float(scale) == 1.0:
+            continue
+        if _takes(graph, node, node.present_inputs[0]):
+            _divide(graph, node.present_inputs[0], float(scale))
+            node.replace_input(1, graph.constant(np.ones((), np.float32)))
+
+
+def _takes(graph: Graph, reader: Node, value: Value) -> bool:
+    """Whether `value`, which only `reader` may read, can be divided by changing constants."""
+    if value.constant is not None:
+        return value.dtype is F32
+    node = value.producer
+    if node is None or graph.is_output(value) or any(user is not reader for user in value.users):
+        return False
+    if len(value.uses) != 1:
+        return False
+    match node.op:
+        case "Relu":
+            return _takes(graph, node, node.present_inputs[0])
+        case "Add":
+            return all(_takes(graph, node, operand) for operand in node.present_inputs)
+        case "Clip":
+            bounds = node.inputs[1:]
+            known = all(b is None or scalar_constant(b) is not None for b in bounds)
+            return known and _takes(graph, node, node.present_inputs[0])
+        case "Mul":
+            return any(v.constant is not None and v.dtype is F32 for v in node.present_inputs)
+        case "DequantizeLinear":
+            return scalar_constant(node.input(1)) is not None
+    return False
+
+
+def _divide(graph: Graph, value: Value, scale: float) -> Value:
+    """Divide `value` by `scale` (see `_takes`); return it, or the constant that replaces it."""
+    if value.constant is not None:
+        quotient = value.array.astype(np.float64) / scale
+        return graph.constant(quotient.astype(np.float32).reshape(value.array.shape))
+    node = value.producer
+    if node is None:
+        raise ValueError(f"%{value.name} has no producer")
+    if node.op == "DequantizeLinear":
+        positions = [1]
+    elif node.op == "Mul":
+        positions = [next(i for i, v in enumerate(node.inputs) if v and v.constant is not None)]
+    else:
+        positions = [i for i, v in enumerate(node.inputs) if v is not None]
+    for position in positions:
+        operand = node.inputs[position]
+        if operand is not None:
+            node.replace_input(position, _divide(graph, operand, scale))
+    return value

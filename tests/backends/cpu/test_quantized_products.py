@@ -1,0 +1,83 @@
+"""Convolutions and matrix products of bytes against the interpreter."""
+
+from __future__ import annotations
+
+import pytest
+
+from planish.backends.cpu.device import detect
+from planish.backends.cpu.tactics.convolution import GemmConvolution
+from planish.backends.cpu.tactics.matmul import GemmMatMul
+from planish.tactics.target import Target
+from tests.backends.cpu.quantized_cases import Quantized, check, region_of
+
+WIDEST = Target("cpu", detect().features, threads=1, l1=32 << 10, l2=1 << 20)
+VNNI = frozenset(("avx512_vnni", "avx_vnni"))
+TARGETS = {
+    "widest": WIDEST,
+    "no_vnni": Target("cpu", WIDEST.features - VNNI, threads=2),
+    "avx2_vnni": Target("cpu", WIDEST.features - {"avx512f", "avx512_vnni"}, threads=1),
+    "avx2": Target("cpu", WIDEST.features - VNNI - {"avx512f"}, threads=1, l1=16 << 10),
+}
+CONVOLUTIONS = [
+    Quantized("1x1", (2, 64, 7, 9), 48, (1, 1)),
+    Quantized("3x3", (1, 32, 9, 8), 40, (3, 3), pad=1, epilogue=("Relu",), result="u8"),
+    Quantized("signed", (1, 24, 6, 7), 33, (3, 3), data="i8", pad=1, result_zero=-5),
+    Quantized("stem", (1, 3, 23, 21), 64, (7, 7), pad=3, stride=2, data="i8", epilogue=("Relu",)),
+    Quantized("ragged", (2, 13, 5, 6), 19, (3, 3), pad=1, result="u8", result_zero=7),
+    Quantized("residual", (1, 64, 7, 7), 64, (1, 1), epilogue=("residual", "Relu"), result="u8"),
+    Quantized("residual_u8", (1, 20, 5, 5), 24, (1, 1), epilogue=("residual_u8", "Relu")),
+    Quantized("zero", (1, 20, 5, 5), 24, (3, 3), zero=11, weight_zero=2),
+    Quantized("signed_zero", (1, 20, 5, 5), 24, (1, 1), data="i8", zero=-7, bias=False),
+    Quantized("unsigned", (1, 20, 5, 5), 24, (3, 3), weights="u8", weight_zero=128, pad=1),
+    Quantized("groups", (1, 64, 9, 9), 96, (3, 3), pad=1, group=2, data="i8"),
+    Quantized("dilated", (1, 16, 12, 12), 16, (3, 3), pad=2, dilation=2, epilogue=("Clip",)),
+    Quantized("float_out", (1, 16, 6, 6), 20, (1, 1), result="f32"),
+    Quantized("one_scale", (1, 16, 6, 6), 20, (1, 1), per_channel=False),
+    Quantized("sigmoid", (1, 16, 6, 6), 20, (3, 3), pad=1, epilogue=("Sigmoid",), result="u8"),
+    Quantized("long", (1, 512, 7, 7), 128, (3, 3), pad=1, epilogue=("Relu",), result="u8"),
+    Quantized("line", (2, 24, 31), 40, (3,), pad=1, data="i8"),
+]
+PRODUCTS = [
+    Quantized("plain", (33, 64), 48),
+    Quantized("signed", (7, 130), 100, data="i8", result_zero=3),
+    Quantized("gelu", (2, 9, 96), 65, data="i8", epilogue=("Gelu",)),
+    Quantized("zero", (5, 61), 17, zero=128, result="f32"),
+    Quantized("row", (1, 768), 1000, result="f32"),
+    Quantized("unsigned", (12, 40), 30, weights="u8", weight_zero=128, per_channel=False),
+    Quantized("residual", (12, 40), 32, data="i8", epilogue=("residual", "Relu")),
+]
+
+
+def targets() -> list[object]:
+    return [
+        pytest.param(
+            target,
+            id=name,
+            marks=[] if target.has("avx2", "fma") else pytest.mark.skip("the CPU has no AVX2"),
+        )
+        for name, target in TARGETS.items()
+    ]
+
+
+@pytest.mark.parametrize("target", targets())
+def test_convolutions_are_those_of_the_reference(target: Target) -> None:
+    check(GemmConvolution(), CONVOLUTIONS, target, limit=None if target is WIDEST else 1)
+
+
+@pytest.mark.parametrize("target", targets())
+def test_matrix_products_are_those_of_the_reference(target: Target) -> None:
+    check(GemmMatMul(), PRODUCTS, target, limit=None if target is WIDEST else 1)
+
+
+def test_a_zero_point_in_the_padding_is_refused() -> None:
+    region, _ = region_of(Quantized("zero", (1, 20, 5, 5), 24, (3, 3), zero=11, pad=1))
+    support = GemmConvolution().supports(region, WIDEST)
+    assert support.reason is not None
+    assert "zero point" in support.reason
+
+
+def test_weights_beyond_eight_bits_are_refused() -> None:
+    region, _ = region_of(Quantized("w", (4, 64), 64, weight_zero=-100))
+    support = GemmMatMul().supports(region, WIDEST)
+    assert support.reason is not None
+    assert "eight bits" in support.reason
