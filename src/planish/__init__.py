@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from planish.builder import build
     from planish.config import BuildConfig, Profile, Progress
+    from planish.quantize.calibrators import (
+        EntropyCalibrator,
+        EntropyCalibrator2,
+        LegacyCalibrator,
+        MinMaxCalibrator,
+        MseCalibrator,
+    )
     from planish.report import BuildReport
     from planish.runtime.engine import Engine, load
 
@@ -19,13 +26,31 @@ _PUBLIC = {
     "BuildConfig": "planish.config",
     "BuildReport": "planish.report",
     "Engine": "planish.runtime.engine",
+    "EntropyCalibrator": "planish.quantize.calibrators",
+    "EntropyCalibrator2": "planish.quantize.calibrators",
+    "LegacyCalibrator": "planish.quantize.calibrators",
+    "MinMaxCalibrator": "planish.quantize.calibrators",
+    "MseCalibrator": "planish.quantize.calibrators",
     "Profile": "planish.config",
     "Progress": "planish.config",
     "build": "planish.builder",
     "load": "planish.runtime.engine",
 }
 
-__all__ = ["BuildConfig", "BuildReport", "Engine", "Profile", "Progress", "build", "load"]
+__all__ = [
+    "BuildConfig",
+    "BuildReport",
+    "Engine",
+    "EntropyCalibrator",
+    "EntropyCalibrator2",
+    "LegacyCalibrator",
+    "MinMaxCalibrator",
+    "MseCalibrator",
+    "Profile",
+    "Progress",
+    "build",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

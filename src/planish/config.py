@@ -8,10 +8,15 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from planish.errors import ConfigError
 
-PRECISIONS = ("fp32", "bf16")
+if TYPE_CHECKING:
+    from planish.quantize.calibrators import Calibrator
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "best")
+LAYER_PRECISIONS = ("fp32", "bf16", "int8")
 TUNE_MODES = ("off", "cache", "measure")
 FALLBACKS = ("reference", "error")
 DEFAULT_BATCH_RANGE = (1, 1, 32)  # a symbolic batch without a profile: min, opt, max
@@ -83,7 +88,17 @@ class BuildConfig:
     device : str
         "cpu".
     precision : str
-        "fp32" or "bf16": the element type that activations and weights are lowered to.
+        What activations and weights may be lowered to: "fp32", "bf16", "fp16" (16-bit floats of
+        the kind that the device is fast with), "int8" (quantized where a calibrator gave scales,
+        float32 elsewhere) or "best" (int8 where there are scales, 16-bit floats elsewhere).
+    calibrator : Calibrator or None
+        Gives "int8" and "best" the ranges of activations: one of planish.EntropyCalibrator2,
+        EntropyCalibrator, MinMaxCalibrator, LegacyCalibrator and MseCalibrator.
+    layer_precisions : dict of str to str
+        Pattern of layer or tensor names (``*`` and ``?`` as in file names) to "fp32", "bf16" or
+        "int8": these layers may go no lower. A later pattern overrules an earlier one.
+    strict : bool
+        True makes a precision that was asked for but not reached an error, not a warning.
     profiles : dict of str to Profile
         Ranges of inputs with symbolic extents. Without one, a symbolic batch (axis 0) serves 1
         to 32; any other symbolic extent asks for a profile.
@@ -113,6 +128,9 @@ class BuildConfig:
 
     device: str = "cpu"
     precision: str = "fp32"
+    calibrator: Calibrator | None = None
+    layer_precisions: Mapping[str, str] = field(default_factory=dict)
+    strict: bool = False
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     time_budget: float = 120.0
     workspace_limit: int | None = None
@@ -138,6 +156,9 @@ class BuildConfig:
             )
         _at_least("threads", self.threads, 1)
         _at_least("workspace_limit", self.workspace_limit, 0)
+        _check_calibrator(self.calibrator)
+        for pattern, precision in dict(self.layer_precisions).items():
+            _one_of(f"layer_precisions[{pattern!r}]", precision, LAYER_PRECISIONS)
         for name, profile in dict(self.profiles).items():
             if not isinstance(name, str) or not isinstance(profile, Profile):
                 raise ConfigError(
@@ -156,6 +177,16 @@ class BuildConfig:
     def thread_count(self) -> int:
         """Threads of one inference, with the default filled in."""
         return self.threads or len(os.sched_getaffinity(0))
+
+
+def _check_calibrator(calibrator: object) -> None:
+    if calibrator is None or hasattr(calibrator, "threshold"):
+        return
+    raise ConfigError(
+        f"calibrator is a {type(calibrator).__name__}, expected a calibrator",
+        where="BuildConfig.calibrator",
+        fix="write planish.EntropyCalibrator2(batches): an instance, with your data in it",
+    )
 
 
 def _is_number(value: object) -> bool:

@@ -56,10 +56,13 @@ class Value:
         Symbolic contents, flattened, of a small integer tensor that holds extents.
     layout, storage
         Physical annotations; None until the passes of the same names ran (row-major).
+    origin : str
+        Name of the user's tensor that it equals, kept through rewrites; "" for none.
     """
 
     __slots__ = (
-        "constant", "content", "dtype", "layout", "name", "producer", "shape", "storage", "uses",
+        "constant", "content", "dtype", "layout", "name", "origin", "producer", "shape",
+        "storage", "uses",
     )  # fmt: skip
 
     def __init__(self, name: str, dtype: DType, shape: Shape | None) -> None:
@@ -72,6 +75,7 @@ class Value:
         self.content: tuple[Dim, ...] | None = None
         self.layout: Layout | None = None
         self.storage: Storage | None = None
+        self.origin = ""
 
     @property
     def is_constant(self) -> bool:
@@ -345,6 +349,7 @@ class Graph:
         for node, index in list(old.uses):
             node.replace_input(index, new)
         self.outputs = [new if value is old else value for value in self.outputs]
+        new.origin = new.origin or old.origin
 
     def is_output(self, value: Value) -> bool:
         """Whether `value` is an output of this graph."""

@@ -67,7 +67,7 @@ class NativeObject:
     """
 
     def __init__(self, code: bytes) -> None:
-        self._library = _load(code)
+        self._library = load_library(code)
         self._closed = False
         self._number("planish_abi", ABI)
         self.steps = self._number("planish_step_count")
@@ -151,7 +151,8 @@ def pool_address(native: NativeObject) -> int | None:
 _load_number = itertools.count()
 
 
-def _load(code: bytes) -> ctypes.CDLL:
+def load_library(code: bytes) -> ctypes.CDLL:
+    """Return a shared object from its bytes; raise CompatibilityError when it cannot be loaded."""
     try:
         return _load_from_memory(code)
     except OSError as first:

@@ -1,0 +1,130 @@
+"""Histograms of magnitudes: collected in a stream, finished into 2048 bins of equal width.
+
+While data streams in, the range is [0, 2**exponent] with the smallest exponent that holds the
+largest magnitude so far, in `FINE` bins. When a larger magnitude comes, the exponent grows and
+neighbouring bins merge, which is exact: floor(floor(x / w) / 2) = floor(x / (2 w)). So what is
+collected depends on the numbers seen, never on their order or on how they were batched.
+
+At the end, neighbouring fine bins merge into at most `BINS` bins that end at the largest magnitude.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+BINS = 2048  # of a finished histogram, as in TensorRT
+FINE = 1 << 15  # while collecting; one more bin holds what equals the end of the range
+LOWEST_EXPONENT = -100  # so that FINE / range is a float32
+
+# mirrors planish_observed in backends/cpu/observe.c
+STATE = np.dtype(
+    [
+        ("count", np.int64),
+        ("not_finite", np.int64),
+        ("nan", np.int64),
+        ("exponent", np.int64),
+        ("minimum", np.float32),
+        ("maximum", np.float32),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Magnitudes of one tensor in bins of equal width.
+
+    Attributes
+    ----------
+    counts : int64[n]
+        Elements with `i * width <= |x| < (i + 1) * width`; the last bin includes its end. n is at
+        most 2048.
+    width : float
+    """
+
+    counts: Array
+    width: float
+
+    @property
+    def total(self) -> int:
+        """Elements seen."""
+        return int(self.counts.sum())
+
+    def share_above(self, threshold: float) -> float:
+        """Return the share of elements above `threshold`, by linear interpolation in its bin."""
+        below = np.concatenate([[0], np.cumsum(self.counts)])
+        edges = np.arange(len(self.counts) + 1) * self.width
+        inside = float(np.interp(threshold, edges, below))
+        return 1.0 - inside / max(float(below[-1]), 1.0)
+
+
+class FineHistogram:
+    """Collects the magnitudes of one tensor.
+
+    Attributes
+    ----------
+    bins : uint64[FINE + 1]
+    state : structured array of one `STATE`
+        Count of all elements, of those not finite, of NaN among them; the range's exponent;
+        smallest and largest finite number.
+    """
+
+    def __init__(self) -> None:
+        self.bins = np.zeros(FINE + 1, np.uint64)
+        self.state = np.zeros(1, STATE)
+        self.state["exponent"] = LOWEST_EXPONENT
+        self.state["minimum"] = np.inf
+        self.state["maximum"] = -np.inf
+
+    def __getitem__(self, name: str) -> Any:
+        return self.state[name][0].item()
+
+    @property
+    def amax(self) -> float:
+        """Largest finite magnitude seen; 0 before the first."""
+        return float(max(-self["minimum"], self["maximum"], 0.0))
+
+    def add(self, array: Array) -> None:
+        """Count the elements of `array` (float32, any shape): the reference of observe.c."""
+        numbers = array.reshape(-1).astype(np.float32, copy=False)
+        finite = numbers[np.isfinite(numbers)]
+        state = self.state[0]
+        state["count"] += numbers.size
+        state["not_finite"] += numbers.size - finite.size
+        state["nan"] += np.isnan(numbers).sum()
+        if not finite.size:
+            return
+        state["minimum"] = min(state["minimum"], finite.min())
+        state["maximum"] = max(state["maximum"], finite.max())
+        self._widen(np.abs(finite).max())
+        scale = np.float32(2.0 ** (15 - int(state["exponent"])))
+        places = (np.abs(finite) * scale).astype(np.int64)
+        self.bins += np.bincount(places, minlength=FINE + 1).astype(np.uint64)
+
+    def finish(self) -> Histogram:
+        """Return at most 2048 bins of one width that hold every finite magnitude seen."""
+        width = 2.0 ** self["exponent"] / FINE
+        used = max(int(np.ceil(self.amax / width)), 1)
+        merged = -(-used // BINS)
+        bins = -(-used // merged)
+        padded = np.zeros(bins * merged, np.int64)
+        padded[:used] = self.bins[:used]
+        padded[-1] += int(self.bins[used:].sum())  # what equals the largest magnitude
+        return Histogram(padded.reshape(bins, merged).sum(axis=1), width * merged)
+
+    def _widen(self, largest: np.float32) -> None:
+        if largest == 0:
+            return
+        mantissa, exponent = np.frexp(largest)
+        needed = int(exponent) - int(mantissa == 0.5)  # the smallest with largest <= 2**needed
+        steps = needed - self["exponent"]
+        if steps <= 0:
+            return
+        places = np.arange(FINE + 1) >> min(steps, 62)
+        merged = np.bincount(places, weights=self.bins, minlength=FINE + 1)
+        self.bins[:] = merged.astype(np.uint64)
+        self.state["exponent"] = needed

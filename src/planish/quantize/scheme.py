@@ -1,0 +1,89 @@
+"""The scheme: symmetric linear quantization, and what calibration knows about a tensor.
+
+A real number x is stored as the integer q = clip(round(x / scale), -128, 127) with
+scale = threshold / 127; weights use [-127, 127] and a scale for each output channel. The threshold
+of an activation is chosen by a calibrator from the histogram of |x|.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from planish.ir.graph import Value
+from planish.quantize.histogram import Histogram
+
+LEVELS = 127  # the largest quantized magnitude
+
+
+@dataclass(frozen=True)
+class TensorRange:
+    """What calibration found out about one activation tensor.
+
+    Attributes
+    ----------
+    threshold : float
+        Magnitude that becomes 127; larger ones are clipped.
+    amax : float
+        Largest magnitude seen; 0 when it is not known (from a cache).
+    minimum, maximum : float
+        Smallest and largest number seen; -threshold and threshold from a cache.
+    clipped_share : float
+        Share of the elements seen whose magnitude is above the threshold.
+    histogram : Histogram or None
+        Magnitudes seen; None from a cache.
+    """
+
+    threshold: float
+    amax: float = 0.0
+    minimum: float = 0.0
+    maximum: float = 0.0
+    clipped_share: float = 0.0
+    histogram: Histogram | None = field(default=None, repr=False)
+
+    @property
+    def scale(self) -> float:
+        """Step between two quantized numbers."""
+        return self.threshold / LEVELS
+
+
+@dataclass(frozen=True)
+class Ranges(Mapping[str, TensorRange]):
+    """The result of a calibration: tensor name to `TensorRange`.
+
+    Attributes
+    ----------
+    tensors : dict of str to TensorRange
+        In the order of the graph. Tensors that were always zero, or held infinities, are not in
+        it.
+    algorithm : str
+        Of the calibrator, as the calibration cache spells it ("EntropyCalibration2").
+    batches : int
+        Batches seen; 0 from a cache.
+    notes : tuple of str
+        What the user has to be told.
+    """
+
+    tensors: Mapping[str, TensorRange]
+    algorithm: str
+    batches: int = 0
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> TensorRange:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Tensor name to threshold."""
+        return {name: entry.threshold for name, entry in self.tensors.items()}
+
+
+def tensor_name(value: Value) -> str:
+    """Return the name under which calibration knows `value`: the user's where it has one."""
+    return value.origin or value.name
