@@ -16,7 +16,7 @@ concats and control flow stay outside (the storage pass makes most views disappe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from planish.ir.dtypes import F8E4M3, F8E5M2, I4, STRING, U4
@@ -94,6 +94,17 @@ class FuseRegions(GraphPass):
         return bool(groups)
 
 
+def fused_results(graph: Graph, prints: Callable[[Node], bool] = lambda node: True) -> list[Value]:
+    """Return the values of `graph` that its regions would store, if it were fused as it stands."""
+    grouping = _Grouping(graph, prints)
+    found: list[Value] = []
+    for group in grouping.groups():
+        inside = set(group.members)
+        values = [output for node in group.members for output in node.outputs]
+        found += [value for value in values if grouping.escapes(value, inside)]
+    return found
+
+
 class _Grouping:
     """Decides which node goes into which region of one graph."""
 
@@ -136,7 +147,7 @@ class _Grouping:
 
     def _grow_down(self, group: _Group) -> None:
         """Add the epilogue: the longest run of joins that leaves one output."""
-        read = [output for output in group.anchor.outputs if self._escapes(output, ())]
+        read = [output for output in group.anchor.outputs if self.escapes(output, ())]
         if len(read) != 1 or len(read[0].uses) > MANY_READERS:
             return
         members = [group.anchor]
@@ -203,7 +214,7 @@ class _Grouping:
                 continue
             if not self._may_join(node) or value.shape is None or value.shape != shape:
                 continue
-            if self._escapes(value, group.members):
+            if self.escapes(value, group.members):
                 continue
             group.members.append(node)
             self._group[node] = group
@@ -211,9 +222,9 @@ class _Grouping:
 
     def _live_outputs(self, members: Sequence[Node]) -> int:
         values = [output for node in members for output in node.outputs]
-        return sum(self._escapes(value, members) for value in values)
+        return sum(self.escapes(value, members) for value in values)
 
-    def _escapes(self, value: Value, members: Sequence[Node]) -> bool:
+    def escapes(self, value: Value, members: Collection[Node]) -> bool:
         """Whether `value` is an output or is read by a node that is not in `members`."""
         return value in self.outputs or any(user not in members for user, _ in value.uses)
 
@@ -233,7 +244,6 @@ class _Grouping:
             return -1
         group = self._group.get(node)
         return self.order[node] if group is None else group.place
-
 
     def _source(self, value: Value, result: Value) -> Value:
         """Return what `value` is dequantized from, where the region would do that itself."""

@@ -12,8 +12,6 @@ the product becomes, and the tensors between such regions are integers too.
 
 from __future__ import annotations
 
-
-
 from planish.ir.dtypes import F32, I8, U8
 from planish.ir.graph import Node, Value
 

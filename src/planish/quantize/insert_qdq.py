@@ -129,8 +129,8 @@ def _quantize_tensor(graph: Graph, value: Value, dtype: DType, scale: np.float32
     result = graph.new_value(F32, value.shape, value.name)
     source = value.producer.source if value.producer is not None else Source()
     pair = (
-        Node(QUANTIZE, [value, step, zero], [integers], DECLARED[QUANTIZE], source),
-        Node(DEQUANTIZE, [integers, step, zero], [result], DECLARED[DEQUANTIZE], source),
+        Node(QUANTIZE, [value, step, zero], [integers], dict(DECLARED[QUANTIZE]), source),
+        Node(DEQUANTIZE, [integers, step, zero], [result], dict(DECLARED[DEQUANTIZE]), source),
     )
     place = value.producer
     if place is None or place.graph is not graph:

@@ -9,7 +9,10 @@ from planish.ir.rewrite import scalar_of
 from planish.passes.quantized import MOVING
 
 ALWAYS = frozenset(
-    {"Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Softplus", "Sqrt", "ThresholdedRelu"}
+    {
+        "Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Softplus", "Sqrt",
+        "ThresholdedRelu",
+    }
 )  # fmt: skip
 IF_OPERANDS_ARE = MOVING | {
     "Add", "AveragePool", "Div", "GlobalAveragePool", "GlobalMaxPool", "Min", "Mul", "ReduceMax",

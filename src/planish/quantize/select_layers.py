@@ -196,7 +196,7 @@ def _carries(node: Node) -> bool:
 
 
 def _classes(graph: Graph, tensors: list[Value]) -> dict[Value, int]:
-    """Number the tensors; those that moving operators join have one number."""
+    """Return a number for each tensor, one for all that moving operators join."""
     parent: dict[Value, Value] = {}
 
     def root(value: Value) -> Value:
