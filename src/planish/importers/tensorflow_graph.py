@@ -77,8 +77,6 @@ class TfNode:
         numpy arrays, `TfFunction`, `TfTable`, and lists of these. Defaults are filled in where
         the model carries its operations' definitions (SavedModels do, frozen graphs do not):
         read with `attributes.get(name, default)`. Names with a leading underscore are left out.
-    control_inputs : tuple of str
-        Names of nodes of the source that had to run before; for information only.
     device : str
         Where TensorFlow was asked to run it.
     """
@@ -87,7 +85,6 @@ class TfNode:
     op: str
     inputs: tuple[TfRef, ...] = ()
     attributes: Mapping[str, Any] = field(default_factory=dict)
-    control_inputs: tuple[str, ...] = ()
     device: str = ""
 
     def __str__(self) -> str:
