@@ -132,6 +132,7 @@ def run_pipeline(
     *,
     check: bool = True,
     observer: Observer | None = None,
+    start: int = 1,
 ) -> list[PassStatistics]:
     """Run `passes` in order on `graph` and all its subgraphs.
 
@@ -144,6 +145,8 @@ def run_pipeline(
         Check the graph's invariants after every pass.
     observer : callable, optional
         Called after every pass with its statistics and the graph (see `dump_to`).
+    start : int
+        Number of the first pass, where others ran before.
 
     Returns
     -------
@@ -156,9 +159,9 @@ def run_pipeline(
         A pass failed or left a broken graph; the message names it and the passes before it.
     """
     record: list[PassStatistics] = []
-    for index, graph_pass in enumerate(passes, start=1):
+    for index, graph_pass in enumerate(passes, start=start):
         with _Located(f"pass {pass_name(graph_pass)} of {_listing(passes)}"):
-            statistics = _run_one(graph, graph_pass, index, passes, check)
+            statistics = _run_one(graph, graph_pass, index, record, check)
         record.append(statistics)
         if observer is not None:
             observer(statistics, graph)
@@ -193,7 +196,11 @@ def count_layers(graph: Graph) -> int:
 
 
 def _run_one(
-    graph: Graph, graph_pass: GraphPass, index: int, passes: Sequence[GraphPass], check: bool
+    graph: Graph,
+    graph_pass: GraphPass,
+    index: int,
+    done: Sequence[PassStatistics],
+    check: bool,
 ) -> PassStatistics:
     before = count_layers(graph)
     graph_pass.counts = {}
@@ -208,16 +215,18 @@ def _run_one(
     except ConfigError:  # nothing failed: the model cannot run as it was asked to
         raise
     except PlanishError as error:
-        raise _failure(error, passes, index) from error
+        raise _failure(error, graph_pass, done) from error
     counts = dict(sorted(graph_pass.counts.items()))
     name = pass_name(graph_pass)
     return PassStatistics(index, name, before, count_layers(graph), seconds, modified, counts)
 
 
-def _failure(error: PlanishError, passes: Sequence[GraphPass], index: int) -> PassError:
-    done = ", ".join(pass_name(each) for each in passes[: index - 1]) or "none"
+def _failure(
+    error: PlanishError, graph_pass: GraphPass, done: Sequence[PassStatistics]
+) -> PassError:
+    before = ", ".join(each.name for each in done) or "none"
     return PassError(
-        f"pass {pass_name(passes[index - 1])} failed (passes before it: {done}):\n{error.what}",
+        f"pass {pass_name(graph_pass)} failed (passes before it: {before}):\n{error.what}",
         where=error.where,
         fix=error.fix
         or "set PLANISH_DUMP=<folder> to see the graph after each pass, and report "
