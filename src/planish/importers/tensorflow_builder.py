@@ -54,7 +54,7 @@ def rule(*ops: str) -> Callable[[Rule], Rule]:
     return register
 
 
-class Refusal(UnsupportedOperatorError):
+class Refusal(UnsupportedOperatorError):  # noqa: N818 (one line of an error that lists all)
     """One node that a rule cannot convert; `reason` says why."""
 
     def __init__(self, node: TfNode, reason: str) -> None:
