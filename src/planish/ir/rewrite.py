@@ -81,6 +81,22 @@ def replace_output(node: Node, graph: Graph, value: Value) -> None:
     graph.replace_value(old, value)
 
 
+def replace_everywhere(graph: Graph, old: Value, new: Value) -> None:
+    """Make every reader of `old`, outputs of subgraphs included, read `new`."""
+    graph.replace_value(old, new)
+    for node in graph:
+        for subgraph in node.subgraphs:
+            if node.op != "Region":
+                _replace_outputs(subgraph, old, new)
+
+
+def _replace_outputs(graph: Graph, old: Value, new: Value) -> None:
+    graph.outputs = [new if value is old else value for value in graph.outputs]
+    for node in graph:
+        for subgraph in () if node.op == "Region" else node.subgraphs:
+            _replace_outputs(subgraph, old, new)
+
+
 def remove_dead(node: Node, graph: Graph) -> int:
     """Remove `node` if nothing reads it, then the producers that this leaves unread.
 

@@ -110,7 +110,7 @@ def _infer_loop(node: Node) -> None:
     body = node.body
     carried, initial = body.inputs[2:], node.inputs[2:]
     for value, dtype in zip(body.inputs[:2], (I64, BOOL), strict=False):
-        value.dtype, value.shape, value.content = dtype, (), None
+        value.dtype, value.shape = dtype, ()  # a native loop's iteration is a symbol: it stays
     for inner, outer in zip(carried, initial, strict=False):
         if outer is not None:
             _copy_type(inner, outer)

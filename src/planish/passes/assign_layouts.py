@@ -70,6 +70,7 @@ class _Assignment:
         self.wishes = Wishes(graph, graph.ranges)
         # (graph, value) -> reformatted forms of the value that nodes of the graph may read
         self.forms: dict[tuple[Graph, Value], list[Value]] = {}
+        self.places: dict[Graph, Node] = {}  # the node that holds a subgraph
 
     def assign(self) -> None:
         """Walk over the graph in order."""
@@ -84,7 +85,10 @@ class _Assignment:
             elif node.op == "Concat":
                 self._visit_concat(graph, node)
             elif node.subgraphs:
+                for value in node.body.inputs if node.op == "Loop" else ():
+                    self._own(value, Layout.row_major(value.rank))
                 for subgraph in node.subgraphs:
+                    self.places[subgraph] = node
                     self._visit(subgraph)
                 for output in node.outputs:
                     self._own(output, Layout.row_major(output.rank))
@@ -184,7 +188,8 @@ class _Assignment:
                 node.replace_input(index, form)
                 return
         form = self._reformat(graph, node, value, need)
-        self.forms.setdefault((graph, value), []).append(form)
+        place, _ = self._outside_loops(graph, node, value)
+        self.forms.setdefault((place, value), []).append(form)
         node.replace_input(index, form)
 
     def _fits(self, value: Value, need: Requirement) -> bool:
@@ -194,10 +199,26 @@ class _Assignment:
         return need.met_by(storage, view.halo, value.known_shape, self.ranges)
 
     def _forms_of(self, graph: Graph, value: Value) -> list[Value]:
-        return self.forms.get((graph, value), [])
+        place, _ = self._outside_loops(graph, None, value)
+        return self.forms.get((place, value), [])
+
+    def _outside_loops(
+        self, graph: Graph, node: Node | None, value: Value
+    ) -> tuple[Graph, Node | None]:
+        """Return where `value` is copied for `node`: before the loops that only read it."""
+        if value.is_constant:
+            return graph, node
+        while (holder := self.places.get(graph)) is not None and holder.op == "Loop":
+            made_here = value.producer is not None and value.producer.graph is graph
+            if made_here or value in graph.inputs or holder.graph is None:
+                break
+            graph, node = holder.graph, holder
+        return graph, node
 
     def _reformat(self, graph: Graph, node: Node, value: Value, need: Requirement) -> Value:
         """Insert a copy of `value` before `node` that meets `need`, and return it."""
+        graph, place = self._outside_loops(graph, node, value)
+        node = place or node
         order = need.order or self._copy_order(value, need)
         halo = need.halo
         if value.rank in CHANNEL_RANKS and order == Layout.channels_last(value.rank).order:

@@ -16,6 +16,8 @@ that plain strides cannot describe have neither.
 
 from __future__ import annotations
 
+import numpy as np
+
 from planish.errors import GraphError
 from planish.ir.graph import Graph, Node, Value
 from planish.ir.layout import Halo, Layout, Storage
@@ -23,7 +25,9 @@ from planish.ir.shape import Dim
 from planish.passes.concat_runs import find_runs
 from planish.passes.copies import insert_copy
 from planish.passes.graph_pass import GraphPass
-from planish.passes.opaque import is_settled
+from planish.passes.loop_memory import is_overwritable, is_private, viewed_source
+from planish.passes.native_loops import is_counted
+from planish.passes.opaque import OWNERS, is_settled
 from planish.passes.operands import FOLLOW, REDUCTIONS, covers, requirement
 from planish.passes.view_map import ViewMap
 from planish.passes.views import (
@@ -36,6 +40,7 @@ from planish.passes.views import (
     no_halo,
     order_of,
     slice_axis,
+    take_element,
     whole,
 )
 
@@ -118,6 +123,8 @@ class _Assignment:
                 self._demand_operands(graph, node, runs.get(node))
             elif node.op == "If":
                 self._demand_branches(node)
+            elif node.op == "Loop":
+                self._demand_loop(graph, node)
 
     def _demand_operands(self, graph: Graph, node: Node, run: tuple[Node, int] | None) -> None:
         output = node.outputs[0]
@@ -170,13 +177,75 @@ class _Assignment:
                 if self._sink(value, target, subgraph):
                     continue
                 self.owner.count("copies to outputs")
-                copy = insert_copy(subgraph, None, value, "branch")
-                copy.layout = Layout.row_major(copy.rank)
-                subgraph.outputs = [
-                    copy if i == index else other for i, other in enumerate(subgraph.outputs)
-                ]
-                self.placed[copy] = target
+                self._copy_to_end(subgraph, index, value, target)
             self._demands(subgraph)
+
+    def _copy_to_end(self, subgraph: Graph, index: int, value: Value, target: View) -> None:
+        """Let output `index` of a subgraph be a copy of `value` that lies at `target`."""
+        copy = insert_copy(subgraph, None, value, "branch")
+        copy.layout = Layout.row_major(copy.rank)
+        subgraph.outputs = [
+            copy if i == index else other for i, other in enumerate(subgraph.outputs)
+        ]
+        self.placed[copy] = target
+
+    def _demand_loop(self, graph: Graph, node: Node) -> None:
+        """Place what a loop carries in its outputs, and stacked elements in slices of them."""
+        body, states = node.body, len(node.inputs) - 2
+        for output in node.outputs:
+            if output not in self.placed:
+                self.placed[output] = whole(output, Layout.row_major(output.rank))
+        going = whole(body.inputs[1], Layout.row_major(0))
+        self.placed[body.inputs[1]] = going
+        carried = [going, *(self.placed[output] for output in node.outputs[:states])]
+        for inner, target in zip(body.inputs[2:], carried[1:], strict=True):
+            self.placed[inner] = target
+        (number,) = body.inputs[0].content or (0,)
+        elements = [_element(self.placed[output], number) for output in node.outputs[states:]]
+        counted = is_counted(node)
+        self._demand_results(body, [*carried, *elements], 1 if counted else 0)
+        for index, target in enumerate(carried):
+            if index > 0 or not counted:
+                self._demand_initial(graph, node, index + 1, target)
+        self._demands(body)
+
+    def _demand_results(self, body: Graph, targets: list[View], first: int) -> None:
+        """Let the regions of a loop's body write its outputs, from `first` on, to their places.
+
+        A copy at the end of the body reads before any other copy overwrites what it reads: where
+        an output is a carried value of this iteration, it goes through memory of its own.
+        """
+        order = {inner: index for index, inner in enumerate(body)}
+        late = []
+        for index in range(first, len(targets)):
+            value, target = body.outputs[index], targets[index]
+            inner = body.inputs[1 + index] if 1 + index < len(body.inputs) else None
+            if is_overwritable(inner, value, order) and self._sink(value, target, body):
+                self.owner.count("loop results written in place")
+                continue
+            late.append(index)
+        for index in late:
+            value = body.outputs[index]
+            if viewed_source(value) in body.inputs:
+                value = insert_copy(body, None, value, "kept")
+                value.layout = Layout.row_major(value.rank)
+                body.outputs[index] = value
+        for index in late:
+            self.owner.count("copies of loop results")
+            self._copy_to_end(body, index, body.outputs[index], targets[index])
+
+    def _demand_initial(self, graph: Graph, node: Node, index: int, target: View) -> None:
+        """Let the initial value of something carried be written where the loop keeps it."""
+        value = node.inputs[index]
+        if value is None:  # the condition, which is true at first
+            value = graph.constant(np.array(True))
+        if is_private(value, graph) and self._sink(value, target, graph):
+            return
+        self.owner.count("copies of initial values")
+        copy = insert_copy(graph, node, value, "initial")
+        copy.layout = Layout.row_major(copy.rank)
+        node.replace_input(index, copy)
+        self.placed[copy] = target
 
     # -- sinking a value into a place ------------------------------------------------------------
 
@@ -193,7 +262,7 @@ class _Assignment:
         producer = value.producer
         if producer is None or producer.graph is not graph or value in self.placed:
             return False
-        if producer.op not in ("Region", "Concat", "If") or view is None:
+        if producer.op not in OWNERS or view is None:
             return False
         if not self._accepts(value, view):
             return False
@@ -229,7 +298,7 @@ class _Assignment:
         if storage is None and any(output is value for output in self.graph.outputs):
             return False  # it may have to be copied
         for node, index in value.uses:
-            if node.op not in ("Region", "Concat", "If"):
+            if node.op not in OWNERS:
                 agrees = index > 0 or self._view_readers_agree(node, view)
             elif storage is None:
                 agrees = False
@@ -258,6 +327,13 @@ class _Assignment:
                 self._place_outputs(node)
                 for subgraph in node.subgraphs:
                     self._place(subgraph)
+            elif node.op == "Loop":
+                self._place_outputs(node)
+                for value in node.body.inputs:
+                    layout = Layout.row_major(value.rank)
+                    self.map.put(value, self.placed.get(value) or whole(value, layout))
+                    self._annotate(value)
+                self._place(node.body)
             else:
                 self._alias(node)
 
@@ -303,6 +379,23 @@ def _part(target: View, axis: int, start: Dim, extent: Dim) -> View:
     return part
 
 
+def _element(target: View, number: Dim) -> View:
+    """Return the element of a loop's stacked output that one iteration gives."""
+    part = take_element(target, 0, number)
+    if part is None:
+        raise GraphError(f"%{target.root.name} cannot be cut along its first axis")
+    return part
+
+
+def _same_memory(value: Value) -> list[Value]:
+    """Return the body's name for a value that a loop carries, if `value` is a loop's output."""
+    node = value.producer
+    if node is None or node.op != "Loop":
+        return []
+    carried = zip(node.outputs, node.body.inputs[2:], strict=False)
+    return [inner for output, inner in carried if output is value]
+
+
 def _readable(view: View, value: Value) -> Halo:
     return view.halo if len(view.halo) == value.rank else no_halo(value.rank)
 
@@ -317,12 +410,12 @@ def _layout(value: Value) -> Layout:
 
 def _is_computed(value: Value) -> bool:
     """Whether a node that owns memory writes `value`, so that it is no view of another."""
-    return value.producer is not None and value.producer.op in ("Region", "Concat", "If")
+    return value.producer is not None and value.producer.op in OWNERS
 
 
 def _is_plain_row_major(value: Value) -> bool:
     """Whether a region's own output, if `value` is one, was laid out as the caller's array."""
-    if value.producer is not None and value.producer.op not in ("Region", "Concat", "If"):
+    if value.producer is not None and value.producer.op not in OWNERS:
         return True  # a view; whether its region can write in place is decided later
     layout = _layout(value)
     shape = value.known_shape

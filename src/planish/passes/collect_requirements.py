@@ -35,11 +35,11 @@ class CollectRequirements(GraphPass):
             return False
         found: dict[str, Requirement] = {}
         for node in graph:
-            for requirement in _open_requirements(node, graph):
+            for requirement in open_requirements(node, graph):
                 _check(requirement, node, graph)
                 found.setdefault(str(requirement), requirement)
         for node in _nodes_in_branches(graph):
-            for requirement in _open_requirements(node, graph):
+            for requirement in open_requirements(node, graph):
                 found.setdefault(str(requirement), replace(requirement, in_branch=True))
         if graph.requirements == list(found.values()):
             return False
@@ -51,7 +51,8 @@ class CollectRequirements(GraphPass):
 def _nodes_in_branches(graph: Graph) -> Iterator[Node]:
     """Yield the nodes in branches that data choose.
 
-    Bodies of loops run through their references, which check what they are given.
+    Bodies of loops run through their references, which check what they are given, unless they
+    become native: passes/native_loops.py adds what those need.
     """
     for node in graph:
         if node.op != "If" or _is_of_shapes(node.inputs[0]):
@@ -77,7 +78,7 @@ def _is_of_shapes(value: Value | None) -> bool:
     return True
 
 
-def _open_requirements(node: Node, graph: Graph) -> list[Requirement]:
+def open_requirements(node: Node, graph: Graph) -> list[Requirement]:
     """Return what may fail within the ranges of the symbols, and name the node."""
     found = op_of(node).requirements(node)
     for output in node.outputs:

@@ -27,7 +27,7 @@ class InlineIf(GraphPass):
                 modified = True
                 continue
             for subgraph in node.subgraphs if node.op != "Region" else ():
-                modified |= _own_outputs(subgraph)
+                modified |= own_outputs(subgraph)
         return modified
 
 
@@ -71,7 +71,7 @@ def _needs_copy(result: Value, graph: Graph, output: Value) -> bool:
     return graph.is_output(output) and (not inside or graph.is_output(result))
 
 
-def _own_outputs(subgraph: Graph) -> bool:
+def own_outputs(subgraph: Graph) -> bool:
     """Put an Identity behind outputs that `subgraph` does not compute itself, or gives twice."""
     changed = False
     seen: set[Value] = set()

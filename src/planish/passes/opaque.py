@@ -11,12 +11,14 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from planish.ir.graph import Graph, Node, Value
+from planish.ir.rewrite import replace_everywhere
 from planish.ir.shape import symbol
 from planish.ir.source import merge_sources
 from planish.ops.content import contents
+from planish.passes.native_loops import is_native_loop
 from planish.passes.views import VIEWS
 
-NATIVE_CONTROL_FLOW = frozenset({"If"})
+OWNERS = frozenset({"Region", "Concat", "If", "Loop"})  # their outputs own memory
 
 
 def wrap_opaque(graph: Graph) -> int:
@@ -25,7 +27,7 @@ def wrap_opaque(graph: Graph) -> int:
     for node in graph:
         if node.op in ("Region", "Concat") or _is_view(node):
             continue
-        if node.op in NATIVE_CONTROL_FLOW:
+        if node.op == "If" or is_native_loop(node):
             wrapped += sum(wrap_opaque(subgraph) for subgraph in node.subgraphs)
             continue
         wrap_nodes(graph, [node], node.op)
@@ -35,9 +37,7 @@ def wrap_opaque(graph: Graph) -> int:
 
 def is_settled(graph: Graph, has_place: Callable[[Value], bool]) -> bool:
     """Whether all inputs of `graph`, and all values that own memory in it, have their place."""
-    owners = [
-        output for node in graph if node.op in ("Region", "Concat", "If") for output in node.outputs
-    ]
+    owners = [output for node in graph if node.op in OWNERS for output in node.outputs]
     return all(map(has_place, [*graph.inputs, *owners]))
 
 
@@ -141,22 +141,6 @@ def _move_dependents(graph: Graph, nodes: Sequence[Node], region: Node) -> None:
     for node in moving:
         graph.move_before(place, node)
     graph.remove(place)
-
-
-def replace_everywhere(graph: Graph, old: Value, new: Value) -> None:
-    """Make every reader of `old`, outputs of subgraphs included, read `new`."""
-    graph.replace_value(old, new)
-    for node in graph:
-        for subgraph in node.subgraphs:
-            if node.op != "Region":
-                _replace_outputs(subgraph, old, new)
-
-
-def _replace_outputs(graph: Graph, old: Value, new: Value) -> None:
-    graph.outputs = [new if value is old else value for value in graph.outputs]
-    for node in graph:
-        for subgraph in () if node.op == "Region" else node.subgraphs:
-            _replace_outputs(subgraph, old, new)
 
 
 def _captured(node: Node) -> Iterator[Value]:

@@ -26,6 +26,7 @@ from planish.passes.graph_pass import (
 )
 from planish.passes.inline_if import InlineIf
 from planish.passes.lower_precision import LowerPrecision
+from planish.passes.native_loops import NativeLoops
 from planish.passes.refine_types import RefineTypes
 from planish.passes.rules import RULES
 from planish.passes.settle_extents import SettleExtents
@@ -34,11 +35,22 @@ from planish.passes.unroll_loops import UnrollLoops
 
 
 def optimize(
-    graph: Graph, config: BuildConfig, prints: Callable[[Node], bool] = lambda node: True
+    graph: Graph,
+    config: BuildConfig,
+    prints: Callable[[Node], bool] = lambda node: True,
+    quantize: Callable[[Graph], None] | None = None,
 ) -> list[PassStatistics]:
     """Run the whole pipeline on `graph`; return what every pass did.
 
-    `prints` says whether the device has code for a pointwise node; others are not fused.
+    Parameters
+    ----------
+    graph : Graph
+    config : BuildConfig
+        See `lowering`.
+    prints : callable, optional
+        Whether the device has code for a pointwise node; others are not fused.
+    quantize : callable, optional
+        Called with the simplified graph, before it is lowered: may make integers of its layers.
 
     With PLANISH_DUMP set, the graph's text is written to that folder after each pass.
 
@@ -49,13 +61,43 @@ def optimize(
     """
     folder = environment("PLANISH_DUMP")
     observer = None if not folder else dump_to(Path(folder), graph)
-    return run_pipeline(graph, pipeline(config, prints), check=config.verify, observer=observer)
+    name_tensors(graph)
+    first, then = preparation(), lowering(config, prints)
+    record = run_pipeline(graph, first, check=config.verify, observer=observer)
+    if quantize is not None:
+        quantize(graph)
+    start = len(first) + 1
+    return record + run_pipeline(graph, then, check=config.verify, observer=observer, start=start)
+
+
+def name_tensors(graph: Graph) -> None:
+    """Let every tensor remember the name that the user knows it by."""
+    for value in [*graph.inputs, *(output for node in graph for output in node.outputs)]:
+        value.origin = value.name
 
 
 def pipeline(
     config: BuildConfig, prints: Callable[[Node], bool] = lambda node: True
 ) -> list[GraphPass]:
-    """Return the passes of a build, in order.
+    """Return all passes of a build, in order; see `lowering` for the parameters."""
+    return [*preparation(), *lowering(config, prints)]
+
+
+def preparation() -> list[GraphPass]:
+    """Return the passes that bring a graph into its simplest form, whatever it is lowered to."""
+    return [
+        CollectRequirements(),
+        simplify(),
+        recognise(),
+        NativeLoops(),
+        simplify(),
+    ]
+
+
+def lowering(
+    config: BuildConfig, prints: Callable[[Node], bool] = lambda node: True
+) -> list[GraphPass]:
+    """Return the passes from a simplified graph to regions with storage.
 
     Parameters
     ----------
@@ -65,10 +107,6 @@ def pipeline(
         See `optimize`.
     """
     return [
-        CollectRequirements(),
-        simplify(),
-        recognise(),
-        simplify(),
         *([LowerPrecision()] if config.precision == "bf16" else []),
         FuseSiblings(),
         SettleQuantized(),

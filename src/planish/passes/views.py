@@ -29,7 +29,7 @@ Ranges = Mapping[str, tuple[int, int, int]]
 
 # operators whose output is a one-to-one renumbering of the input's elements
 BIJECTIVE = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"})
-VIEWS = BIJECTIVE | {"Slice", "Split", "Expand"}
+VIEWS = BIJECTIVE | {"Slice", "Split", "Expand", "planish.Element"}
 _RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 
 
@@ -114,6 +114,8 @@ def forward(node: Node, output: int, view: View, ranges: Ranges) -> View | None:
             return _split(node, output, view)
         case "Slice":
             return _slice(node, view, ranges)
+        case "planish.Element":
+            return _element(node, view)
     return None
 
 
@@ -180,6 +182,15 @@ def slice_axis(view: View, axis: int, start: Dim, extent: Dim, step: int) -> Vie
     axes = (*view.axes[:axis], pieces, *view.axes[axis + 1 :])
     halo = (*view.halo[:axis], (0, 0), *view.halo[axis + 1 :])
     return View(view.root, view.offset + offset, axes, halo)
+
+
+def take_element(view: View, axis: int, index: Dim) -> View | None:
+    """Return element `index` of one axis, without that axis."""
+    part = slice_axis(view, axis, index, 1, 1)
+    if part is None:
+        return None
+    axes = (*part.axes[:axis], *part.axes[axis + 1 :])
+    return View(part.root, part.offset, axes, (*part.halo[:axis], *part.halo[axis + 1 :]))
 
 
 def no_halo(rank: int) -> Halo:
@@ -359,6 +370,15 @@ def _split(node: Node, output: int, view: View) -> View | None:
     for earlier in node.outputs[:output]:
         start = start + earlier.known_shape[axis]
     return slice_axis(view, axis, start, node.outputs[output].known_shape[axis], 1)
+
+
+def _element(node: Node, view: View) -> View | None:
+    index = contents(node.input(1))
+    return (
+        None
+        if index is None
+        else take_element(view, int(node.attributes["axis"]) % len(view.axes), index[0])
+    )
 
 
 # -- slices --------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ lives from the first step that writes any part of it to the last step that reads
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from planish.errors import PlanError
@@ -16,6 +16,38 @@ from planish.ir.shape import Dim
 from planish.plan.memory import Buffer, Ranges, upper_bound
 
 Guard = tuple[tuple[Value, bool], ...]
+
+
+@dataclass
+class LoopSpan:
+    """Consecutive steps [first, last) that a Loop node repeats.
+
+    Attributes
+    ----------
+    node : Node
+    guard : tuple
+        The conditions under which the loop runs.
+    parent : int or None
+        Index of the loop around it.
+    limit, condition, counter : Value or None
+        What the driver reads once, reads before every iteration, and writes in every iteration.
+    """
+
+    node: Node
+    first: int
+    last: int
+    guard: Guard
+    parent: int | None = None
+    limit: Value | None = None
+    condition: Value | None = None
+    counter: Value | None = None
+
+    @property
+    def given(self) -> list[Value]:
+        """Return what the driver reads."""
+        return [
+            v for v in (self.limit, self.condition, *(c for c, _ in self.guard)) if v is not None
+        ]
 
 
 @dataclass(frozen=True)
@@ -55,8 +87,13 @@ def collect_lifetimes(
     inputs: Mapping[Value, int],
     outputs: Mapping[Value, int],
     ranges: Ranges,
+    loops: Sequence[LoopSpan] = (),
 ) -> Lifetimes:
-    """Return lifetimes of all roots in the arena: those that are no graph input or output."""
+    """Return lifetimes of all roots in the arena: those that are no graph input or output.
+
+    What is read or written both inside and outside a loop keeps its memory for the whole loop.
+    `loops` are in order, outer ones before those inside.
+    """
     accesses = [_access(node, guard) for node, guard in order]
     first: dict[Value, int] = {}
     last: dict[Value, int] = {}
@@ -65,7 +102,8 @@ def collect_lifetimes(
             if root not in inputs and root not in outputs:
                 first.setdefault(root, step)
                 last[root] = step
-    replaced = _in_place(order, first, last)
+    _extend_over_loops(first, last, loops, {*inputs, *outputs})
+    replaced = _in_place(order, first, last, loops)
     result = Lifetimes(accesses=accesses)
     place: dict[Value, int] = {}
     for root in first:  # in order of first use
@@ -109,13 +147,44 @@ def _distinct(values: Sequence[Value]) -> tuple[Value, ...]:
     return tuple(dict.fromkeys(values))
 
 
+def _extend_over_loops(
+    first: dict[Value, int],
+    last: dict[Value, int],
+    loops: Sequence[LoopSpan],
+    foreign: Collection[Value],
+) -> None:
+    """Widen lifetimes to the loops that they reach into, innermost loops first."""
+    for loop in reversed(loops):
+        for value in (*loop.given, *([] if loop.counter is None else [loop.counter])):
+            root = root_of(value)
+            if root not in foreign:
+                first[root] = min(first.get(root, loop.first), loop.first)
+                last[root] = max(last.get(root, loop.first), loop.last - 1)
+        for root, begin in first.items():
+            end = last[root]
+            if end < loop.first or begin >= loop.last:
+                continue
+            if begin < loop.first or end >= loop.last:
+                first[root] = min(begin, loop.first)
+                last[root] = max(end, loop.last - 1)
+
+
+def _innermost_start(loops: Sequence[LoopSpan], step: int) -> int:
+    """Return the first step of the innermost loop around `step`; 0 outside of loops."""
+    return max((loop.first for loop in loops if loop.first <= step < loop.last), default=0)
+
+
 def _in_place(
-    order: Sequence[tuple[Node, Guard]], first: Mapping[Value, int], last: Mapping[Value, int]
+    order: Sequence[tuple[Node, Guard]],
+    first: Mapping[Value, int],
+    last: Mapping[Value, int],
+    loops: Sequence[LoopSpan] = (),
 ) -> dict[Value, Value]:
     """Return, for outputs that can overwrite an operand that dies with their step, that operand.
 
     Only pointwise regions with one output qualify: their kernels read every element before they
-    write the one at the same address, provided that both lie there with the same strides.
+    write the one at the same address, provided that both lie there with the same strides. What
+    comes from outside a loop is read again in the next iteration.
     """
     replaced: dict[Value, Value] = {}
     for step, (node, _) in enumerate(order):
@@ -125,8 +194,9 @@ def _in_place(
         if root_of(output) is not output or first.get(output) != step:
             continue
         readers = [root_of(value) for value in node.present_inputs]
+        start = _innermost_start(loops, step)
         for value, root in zip(node.present_inputs, readers, strict=True):
-            dies = last.get(root) == step and first[root] < step
+            dies = last.get(root) == step and start <= first[root] < step
             if dies and readers.count(root) == 1 and _same_place(value, root, output):
                 replaced[output] = root
                 break

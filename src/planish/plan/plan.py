@@ -13,6 +13,8 @@ from typing import Any
 from planish.ir.requirement import Requirement
 from planish.ir.shape import Dim, Shape
 
+UNLIMITED = 1 << 31  # iterations of a loop that only data ends
+
 
 @dataclass(frozen=True)
 class Binding:
@@ -102,13 +104,33 @@ class Step:
 
 @dataclass(frozen=True)
 class Loop:
-    """Consecutive steps [first, last) that run `count` times; `symbol` holds the iteration."""
+    """Consecutive steps [first, last) that run several times; `symbol` holds the iteration.
+
+    Attributes
+    ----------
+    count : Dim
+        The most iterations, as far as shapes tell; `UNLIMITED` where only the data does.
+    limit : Binding or None
+        An int64 that the loop reads when it starts: it runs at most that often.
+    condition : Binding or None
+        A boolean that is read before every iteration: the loop goes on while it is true.
+    counter : Binding or None
+        Where the number of the iteration is stored for kernels that read it as data (int64).
+    guard : tuple of (Binding, bool) pairs
+        The loop runs only when every boolean at these addresses has the given value (If).
+    parent : int or None
+        Index of the loop around it.
+    """
 
     first: int
     last: int
     count: Dim
     symbol: str
     parent: int | None = None
+    limit: Binding | None = None
+    condition: Binding | None = None
+    counter: Binding | None = None
+    guard: tuple[tuple[Binding, bool], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,16 @@ from planish.errors import PlanError
 from planish.ir.graph import Graph, Node, Value
 from planish.ir.layout import Layout
 from planish.ir.shape import Dim, symbols_of
+from planish.ops.content import contents
+from planish.passes.native_loops import is_counted, loop_symbol
 from planish.plan.arrange import arrange
-from planish.plan.lifetimes import Guard, Lifetimes, collect_lifetimes, root_size
+from planish.plan.lifetimes import Guard, Lifetimes, LoopSpan, collect_lifetimes, root_of, root_size
 from planish.plan.memory import largest_live_set
 from planish.plan.plan import (
+    UNLIMITED,
     Binding,
     HaloFill,
+    Loop,
     MemoryReport,
     Operand,
     Plan,
@@ -74,13 +78,18 @@ class _Scheduler:
         self.externals: list[tuple[str, Mapping[str, Any]]] = []
         self.functions: dict[str, str] = {}  # kernel digest -> the first step that runs it
         self.order: list[tuple[Node, Guard]] = []
+        self.loops: list[LoopSpan] = []  # outer ones before those inside
+        self.loop_of: list[int | None] = []  # the innermost loop around each step of `order`
         self.offsets: dict[Value, Dim] = {}  # roots in the arena
         self.filled: dict[Value, list[Guard]] = {}  # roots whose halo some step has zeroed
 
     def plan(self) -> Plan:
         """Schedule, place, print, verify."""
-        self._linearize(self.graph, (), frozenset(regions_of(self.graph)))
-        lifetimes = collect_lifetimes(self.order, self.inputs, self.outputs, self.ranges)
+        self._linearize(self.graph, (), frozenset(regions_of(self.graph)), None)
+        self._drop_empty_loops()
+        lifetimes = collect_lifetimes(
+            self.order, self.inputs, self.outputs, self.ranges, self.loops
+        )
         sizes = [root_size(roots[0]) for roots in lifetimes.owners]
         arrangement = arrange(lifetimes.buffers, sizes, self.ranges)
         for roots, offset in zip(lifetimes.owners, arrangement.offsets, strict=True):
@@ -88,8 +97,8 @@ class _Scheduler:
         arena = arrangement.arena_bytes
         names = _unique_names([self._choice(node).region.name for node, _ in self.order])
         steps = tuple(
-            self._step(name, node, guard)
-            for name, (node, guard) in zip(names, self.order, strict=True)
+            self._step(name, node, guard, loop)
+            for name, (node, guard), loop in zip(names, self.order, self.loop_of, strict=True)
         )
         unknown = _unknown_symbols(steps, self.ranges)
         plan = Plan(
@@ -99,6 +108,7 @@ class _Scheduler:
             ranges={**self.graph.ranges, **dict.fromkeys(unknown, UNKNOWN_RANGE)},
             steps=steps,
             memory=self._report(lifetimes, arena),
+            loops=tuple(map(self._loop, self.loops)),
             externals=tuple(self.externals),
             arena_bytes=arena,
             scratch_bytes=max((step.scratch_bytes for step in steps), default=0),
@@ -107,23 +117,59 @@ class _Scheduler:
         )
         for section in arrangement.sections:
             verify_placements(section.placements, section.size)
-        verify_accesses(lifetimes.accesses, self.graph.inputs)
+        counters = [loop.counter for loop in self.loops if loop.counter is not None]
+        verify_accesses(lifetimes.accesses, [*self.graph.inputs, *counters])
         verify_plan(plan)
         return plan
 
     # -- order -----------------------------------------------------------------------------------
 
-    def _linearize(self, graph: Graph, guard: Guard, live: frozenset[Node]) -> None:
+    def _linearize(
+        self, graph: Graph, guard: Guard, live: frozenset[Node], loop: int | None
+    ) -> None:
         for node in graph:
             if node in live:
                 self.order.append((node, guard))
+                self.loop_of.append(loop)
             elif node.op == "If":
                 condition = node.inputs[0]
                 if condition is None:
                     raise PlanError("an If has no condition", where=str(node))
                 for name, subgraph in node.attributes.items():  # the order of `regions_of`
                     expected = (condition, name == "then_branch")
-                    self._linearize(subgraph, (*guard, expected), live)
+                    self._linearize(subgraph, (*guard, expected), live, loop)
+            elif node.op == "Loop":
+                self._linearize_loop(node, guard, live, loop)
+
+    def _linearize_loop(
+        self, node: Node, guard: Guard, live: frozenset[Node], parent: int | None
+    ) -> None:
+        number, condition = node.body.inputs[:2]
+        limit = node.input(0)
+        span = LoopSpan(
+            node=node,
+            first=len(self.order),
+            last=len(self.order),
+            guard=guard,
+            parent=parent,
+            limit=limit if limit is not None and contents(limit) is None else None,
+            condition=None if is_counted(node) else condition,
+        )
+        self.loops.append(span)
+        self._linearize(node.body, guard, live, len(self.loops) - 1)
+        span.last = len(self.order)
+        inside = self.order[span.first :]
+        if any(root_of(value) is number for step, _ in inside for value in step.present_inputs):
+            span.counter = number
+
+    def _drop_empty_loops(self) -> None:
+        """Forget loops without steps, and renumber the others."""
+        kept = [index for index, loop in enumerate(self.loops) if loop.first < loop.last]
+        number = {old: new for new, old in enumerate(kept)}
+        self.loops = [self.loops[index] for index in kept]
+        for loop in self.loops:
+            loop.parent = None if loop.parent is None else number[loop.parent]
+        self.loop_of = [None if loop is None else number[loop] for loop in self.loop_of]
 
     def _choice(self, node: Node) -> Choice:
         if node not in self.choices:
@@ -146,13 +192,29 @@ class _Scheduler:
             raise PlanError(f"%{root.name} has no place in the arena", where=str(root.producer))
         return Binding("arena", 0, offset + self.offsets[root])
 
-    def _step(self, name: str, node: Node, guard: Guard) -> Step:
+    def _loop(self, span: LoopSpan) -> Loop:
+        count = contents(span.node.input(0))
+        return Loop(
+            first=span.first,
+            last=span.last,
+            count=UNLIMITED if count is None else count[0],
+            symbol=loop_symbol(span.node),
+            parent=span.parent,
+            limit=None if span.limit is None else self._binding(span.limit),
+            condition=None if span.condition is None else self._binding(span.condition),
+            counter=None if span.counter is None else self._binding(span.counter),
+            guard=self._guards(span.guard),
+        )
+
+    def _guards(self, guard: Guard) -> tuple[tuple[Binding, bool], ...]:
+        return tuple((self._binding(value), expected) for value, expected in guard)
+
+    def _step(self, name: str, node: Node, guard: Guard, loop: int | None) -> Step:
         choice = self._choice(node)
         values = [*node.present_inputs, *node.outputs]
         bindings = [self._binding(value) for value in values]
         bindings += [Binding("weights", 0, offset) for offset in choice.constants]
         fills = tuple(fill for root in _roots(node) for fill in self._fills(root, guard))
-        guards = tuple((self._binding(value), expected) for value, expected in guard)
         shared: dict[str, Any] = {
             "name": name,
             "layers": str(node.source),
@@ -160,7 +222,8 @@ class _Scheduler:
             "operands": tuple(map(_operand, values)),
             "outputs": len(node.outputs),
             "fills": fills,
-            "guard": guards,
+            "guard": self._guards(guard),
+            "loop": loop,
         }
         kernel = choice.kernel
         if isinstance(kernel, ExternalKernel):

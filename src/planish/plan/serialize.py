@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from planish.errors import EngineFileError
@@ -118,7 +118,15 @@ def _loop_json(loop: Loop) -> Json:
         "count": str(loop.count),
         "symbol": loop.symbol,
         "parent": loop.parent,
+        "limit": _optional_binding_json(loop.limit),
+        "condition": _optional_binding_json(loop.condition),
+        "counter": _optional_binding_json(loop.counter),
+        "guard": [[_binding_json(binding), value] for binding, value in loop.guard],
     }
+
+
+def _optional_binding_json(binding: Binding | None) -> Json:
+    return None if binding is None else _binding_json(binding)
 
 
 # -- reading -------------------------------------------------------------------------------------
@@ -294,6 +302,10 @@ def _read_binding(reader: _Reader) -> Binding:
     return Binding(space.text(), index.integer(), offset.extent())
 
 
+def _read_optional_binding(reader: _Reader) -> Binding | None:
+    return None if reader.value is None else _read_binding(reader)
+
+
 def _read_operand(reader: _Reader) -> Operand:
     dtype, shape, strides = reader.items(3)
     operand = Operand(_read_dtype(dtype), shape.each(_Reader.extent), strides.each(_Reader.dim))
@@ -353,6 +365,10 @@ def _read_loop(reader: _Reader) -> Loop:
         count=reader.field("count").extent(),
         symbol=reader.field("symbol").text(),
         parent=reader.field("parent").optional_integer(),
+        limit=_read_optional_binding(reader.field("limit")),
+        condition=_read_optional_binding(reader.field("condition")),
+        counter=_read_optional_binding(reader.field("counter")),
+        guard=reader.field("guard").each(_read_guard),
     )
 
 
@@ -389,6 +405,8 @@ def _check_references(plan: Plan) -> None:
         if loop.parent is not None and loop.parent >= len(plan.loops):
             raise _damaged(where, f"parent loop {loop.parent} does not exist")
         _check_dims((loop.count,), known, where)
+        given = (loop.limit, loop.condition, loop.counter, *(each for each, _ in loop.guard))
+        _check_bindings([each for each in given if each is not None], plan, known, where)
     for requirement in plan.requirements:
         sides = (requirement.left, requirement.right)
         _check_dims(sides, known, f"plan.json.requirements {requirement}")
@@ -403,16 +421,22 @@ def _check_step(step: Step, plan: Plan, known: frozenset[str], where: str) -> No
         raise _damaged(where, f"loop {step.loop} does not exist")
     bindings = [*step.bindings, *(fill.binding for fill in step.fills)]
     bindings += [binding for binding, _ in step.guard]
-    limits = {"input": len(plan.inputs), "output": len(plan.outputs), "arena": 1, "weights": 1}
-    for binding in bindings:
-        if binding.index >= limits[binding.space]:
-            raise _damaged(where, f"{binding.space} {binding.index} does not exist")
-        _check_dims((binding.offset,), known, where)
+    _check_bindings(bindings, plan, known, where)
     for operand in step.operands:
         _check_dims((*operand.shape, *operand.strides), known, where)
     for fill in step.fills:
         _check_dims(fill.sizes, known, where)
     _check_dims((step.items,), known, where)
+
+
+def _check_bindings(
+    bindings: Sequence[Binding], plan: Plan, known: frozenset[str], where: str
+) -> None:
+    limits = {"input": len(plan.inputs), "output": len(plan.outputs), "arena": 1, "weights": 1}
+    for binding in bindings:
+        if binding.index >= limits[binding.space]:
+            raise _damaged(where, f"{binding.space} {binding.index} does not exist")
+        _check_dims((binding.offset,), known, where)
 
 
 def _check_dims(dims: Shape, known: frozenset[str], where: str) -> None:
@@ -437,16 +461,26 @@ def plan_to_text(plan: Plan) -> str:
         f"  arena {plan.arena_bytes} (tensors {plan.memory.sum_of_tensors}, largest live set "
         f"{plan.memory.largest_live_set}), weights {plan.memory.weights}"
     )
-    for index, loop in enumerate(plan.loops):
-        lines.append(
-            f"  loop {index}: steps {loop.first} to {loop.last - 1}, {loop.symbol} < {loop.count}"
-        )
+    lines += [_loop_text(index, loop) for index, loop in enumerate(plan.loops)]
     lines += [_step_text(index, step) for index, step in enumerate(plan.steps)]
     return "\n".join([*lines, "}"]) + "\n"
 
 
 def _tensor_text(info: TensorInfo) -> str:
     return f"{info.name}: {info.dtype}[{','.join(map(str, info.shape))}]"
+
+
+def _loop_text(index: int, loop: Loop) -> str:
+    text = f"  loop {index}: steps {loop.first} to {loop.last - 1}, {loop.symbol} < {loop.count}"
+    if loop.limit is not None:
+        text += f" and < {_binding_text(loop.limit)}"
+    if loop.condition is not None:
+        text += f" while {_binding_text(loop.condition)}"
+    if loop.counter is not None:
+        text += f" counted at {_binding_text(loop.counter)}"
+    for binding, value in loop.guard:
+        text += f" if {_binding_text(binding)} is {str(value).lower()}"
+    return text if loop.parent is None else f"{text} in loop {loop.parent}"
 
 
 def _step_text(index: int, step: Step) -> str:

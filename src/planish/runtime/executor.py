@@ -213,18 +213,41 @@ class Executor:
                 times[segment.step] += time.perf_counter_ns() - start
             return
         if isinstance(segment, LoopSegment):
-            loop = self._plan.loops[segment.loop]
-            place = self._plan.symbols.index(loop.symbol)
-            for iteration in range(evaluate(loop.count, self._symbols(context))):
-                context.dims[place] = iteration
-                for inner in segment.body:
-                    self._run_segment(inner, context, inputs, outputs, times)
+            self._run_loop(segment, context, inputs, outputs, times)
             return
         if self._native is None:
             raise PlanError("the plan has native steps but no code came with it")
         call = context.call
         call.first, call.last, call.loop = segment.first, segment.last, segment.loop
         self._native.run(context.call_address)
+
+    def _run_loop(
+        self,
+        segment: LoopSegment,
+        context: ExecutionContext,
+        inputs: Sequence[Array],
+        outputs: list[Array | None],
+        times: Array | None,
+    ) -> None:
+        """Iterate as driver.c does."""
+        loop = self._plan.loops[segment.loop]
+        place = self._plan.symbols.index(loop.symbol)
+        spaces = _Spaces(inputs, outputs, context.arena, self._weights)
+        symbols = BoundShapes(self._symbols(context), ())
+        if not all(spaces.flag(binding, symbols) == value for binding, value in loop.guard):
+            return
+        count = evaluate(loop.count, symbols.symbols)
+        if loop.limit is not None:
+            count = min(count, int(spaces.number(loop.limit, symbols)[0]))
+        for iteration in range(count):
+            if loop.condition is not None and not spaces.flag(loop.condition, symbols):
+                break
+            context.dims[place] = iteration
+            if loop.counter is not None:
+                spaces.number(loop.counter, symbols)[0] = iteration
+            for inner in segment.body:
+                self._run_segment(inner, context, inputs, outputs, times)
+        context.dims[place] = 0
 
     # -- external steps --------------------------------------------------------------------------
 
@@ -321,6 +344,13 @@ class _Spaces:
         if memory is None or offset is None:
             raise PlanError("a condition's address depends on data")
         return bool(memory[offset[0]])
+
+    def number(self, binding: Binding, symbols: BoundShapes) -> Array:
+        """Return the int64 at an address, as an array of one element over its memory."""
+        memory, offset = self._bytes(binding), symbols.sizes((binding.offset,))
+        if memory is None or offset is None:
+            raise PlanError("the address of a loop's counter depends on data")
+        return np.ndarray((1,), np.int64, memory, offset[0])
 
     def bytes_at(self, binding: Binding, shape: tuple[int, ...], symbols: BoundShapes) -> Array:
         """Return C-contiguous bytes at an address, in the given shape."""

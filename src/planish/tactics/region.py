@@ -161,7 +161,7 @@ def _collect(graph: Graph, read: set[Value], live: list[Node]) -> None:
         for subgraph in reversed(node.subgraphs):
             _collect(subgraph, read, live)
         if node.subgraphs or read.intersection(node.outputs):
-            is_view = node.op not in ("Concat", "If")
+            is_view = node.op not in ("Concat", "If", "Loop")
             read.update(node.present_inputs[:1] if is_view else node.present_inputs)
 
 

@@ -330,11 +330,14 @@ static int64_t planish_run_loop(const planish_call *c, int64_t first, int64_t la
     for (int64_t i = 0; i < planish_loop_count; i++) {
         const planish_loop *loop = &planish_loops[i];
         if (loop->first != first || loop->last > last || loop->parent != parent) continue;
-        const int64_t count = loop->count(c->dims);
+        const int64_t count = loop->count(c);
         for (int64_t iteration = 0; iteration < count; iteration++) {
+            if (loop->going && !loop->going(c)) break;
             c->dims[loop->symbol] = iteration;
+            if (loop->counter) *loop->counter(c) = iteration;
             planish_run_range(c, loop->first, loop->last, i);
         }
+        c->dims[loop->symbol] = 0;
         return loop->last;
     }
     return -1;

@@ -62,7 +62,9 @@ typedef struct planish_step {
 
 typedef struct planish_loop {
     int64_t first, last;
-    int64_t (*count)(const int64_t *d);
+    int64_t (*count)(const planish_call *c);
+    int (*going)(const planish_call *c);                    /* NULL: always */
+    int64_t *(*counter)(const planish_call *c);             /* NULL: nobody reads the number */
     int64_t symbol;
     int64_t parent;
 } planish_loop;

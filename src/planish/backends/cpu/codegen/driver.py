@@ -140,10 +140,7 @@ def _step_lines(index: int, step: Step, symbols: Sequence[str]) -> list[str]:
         lines.append(f"static void move_{index}(const int64_t *d, int64_t *o) {{ {offsets} }}")
     lines += _fill_lines(index, step, symbols)
     if step.guard:
-        tests = " && ".join(
-            f"(*planish_at(c, {_local_pointer(binding, symbols)}) != 0) == {int(value)}"
-            for binding, value in step.guard
-        )
+        tests = _tests(step.guard, symbols)
         lines += [
             f"static int guard_{index}(const planish_call *c)",
             f"{{ const int64_t *const d = c->dims; (void)d; return {tests}; }}",
@@ -260,22 +257,52 @@ def _step_table(plan: Plan, functions: Mapping[str, str]) -> str:
 
 
 def _loop_table(plan: Plan) -> str:
-    counts, rows = [], []
+    functions, rows = [], []
     for index, loop in enumerate(plan.loops):
         _check_loop(index, loop, plan)
-        counts.append(
-            _function(f"int64_t loop_{index}", f"return {c_dim(loop.count, plan.symbols)};")
-        )
+        functions += _loop_functions(index, loop, plan.symbols)
         parent = -1 if loop.parent is None else loop.parent
         symbol = plan.symbols.index(loop.symbol)
-        rows.append(f"    {{{loop.first}, {loop.last}, loop_{index}, {symbol}, {parent}}},")
-    table = "\n".join(rows) or "    {0, 0, 0, 0, 0},"
+        condition = "0" if loop.condition is None else f"going_{index}"
+        counter = "0" if loop.counter is None else f"counter_{index}"
+        fields = (loop.first, loop.last, f"loop_{index}", condition, counter, symbol, parent)
+        rows.append(f"    {{{', '.join(map(str, fields))}}},")
+    table = "\n".join(rows) or "    {0, 0, 0, 0, 0, 0, 0},"
     return "\n".join(
         [
-            *counts,
+            *functions,
             f"static const planish_loop planish_loops[] = {{\n{table}\n}};",
             f"enum {{ planish_loop_count = {len(plan.loops)} }};\n",
         ]
+    )
+
+
+def _loop_functions(index: int, loop: Loop, symbols: Sequence[str]) -> list[str]:
+    """Return what a loop asks: how often it runs, whether it goes on, where its counter lies."""
+    start = "const int64_t *const d = c->dims; (void)d; (void)c;"
+    count = c_dim(loop.count, symbols)
+    if loop.limit is not None:
+        limit = f"*(const int64_t *)planish_at(c, {_local_pointer(loop.limit, symbols)})"
+        count = f"planish_min_i64({count}, {limit})"
+    if loop.guard:
+        count = f"({_tests(loop.guard, symbols)}) ? {count} : 0"
+    lines = [f"static int64_t loop_{index}(const planish_call *c) {{ {start} return {count}; }}"]
+    if loop.condition is not None:
+        pointer = _local_pointer(loop.condition, symbols)
+        test = f"return *planish_at(c, {pointer}) != 0;"
+        lines.append(f"static int going_{index}(const planish_call *c) {{ {start} {test} }}")
+    if loop.counter is not None:
+        place = f"return (int64_t *)planish_at(c, {_local_pointer(loop.counter, symbols)});"
+        lines.append(
+            f"static int64_t *counter_{index}(const planish_call *c) {{ {start} {place} }}"
+        )
+    return lines
+
+
+def _tests(guard: Sequence[tuple[Binding, bool]], symbols: Sequence[str]) -> str:
+    return " && ".join(
+        f"(*planish_at(c, {_local_pointer(binding, symbols)}) != 0) == {int(value)}"
+        for binding, value in guard
     )
 
 
