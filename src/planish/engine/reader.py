@@ -41,6 +41,7 @@ from planish.plan.serialize import plan_from_json
 
 Array = np.ndarray[Any, Any]
 
+IN_MEMORY = "an engine in memory"
 MAX_TEXT = 1 << 30  # bytes of any member but the weights
 _THREADED_FROM = 8 << 20  # bytes of weights
 
@@ -61,14 +62,15 @@ class EngineFile:
 
 
 def read_engine(
-    path: str | Path,
+    path: str | Path | bytes | memoryview,
     check: Callable[[Mapping[str, Any]], None] = lambda manifest: None,
 ) -> EngineFile:
     """Read and check an engine file. Nothing in it is executed.
 
     Parameters
     ----------
-    path : path
+    path : path, bytes or memoryview
+        The weights of the engine are a view of what is given: the file, mapped, or the memory.
     check : callable, optional
         Called with the manifest before anything large is read; may raise CompatibilityError.
 
@@ -78,24 +80,66 @@ def read_engine(
         When the file is missing, damaged or no engine; CompatibilityError when it has another
         format version.
     """
+    if isinstance(path, bytes | memoryview):
+        return _Reader(IN_MEMORY, _Memory(memoryview(path).cast("B"))).read(check)
     path = Path(path)
     try:
         with path.open("rb") as file:
-            return _Reader(path, file.fileno(), os.fstat(file.fileno()).st_size).read(check)
+            return _Reader(str(path), _File(file.fileno())).read(check)
     except OSError as error:
         raise EngineFileError(
             f"cannot read the engine: {error.strerror or error}", where=str(path)
         ) from error
 
 
+class _File:
+    """The bytes of an open file."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.size = os.fstat(descriptor).st_size
+
+    def read_into(self, part: memoryview, offset: int) -> bool:
+        """Fill `part` with the bytes from `offset`; return False when there are too few."""
+        while part:
+            count = os.preadv(self._descriptor, [part], offset)
+            if count == 0:
+                return False
+            part, offset = part[count:], offset + count
+        return True
+
+    def view(self, offset: int, size: int) -> Array:
+        """Return bytes as a read-only array over the mapped file."""
+        whole = mmap.mmap(self._descriptor, self.size, access=mmap.ACCESS_READ)
+        return np.frombuffer(whole, np.uint8, size, offset)
+
+
+class _Memory:
+    """The bytes of a buffer."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data.toreadonly()
+        self.size = len(data)
+
+    def read_into(self, part: memoryview, offset: int) -> bool:
+        """Fill `part` with the bytes from `offset`; return False when there are too few."""
+        found = self._data[offset : offset + len(part)]
+        part[: len(found)] = found
+        return len(found) == len(part)
+
+    def view(self, offset: int, size: int) -> Array:
+        """Return bytes as a read-only array over the buffer."""
+        return np.frombuffer(self._data, np.uint8, size, offset)
+
+
 class _Reader:
-    def __init__(self, path: Path, descriptor: int, size: int) -> None:
-        self._path, self._descriptor, self._size = path, descriptor, size
+    def __init__(self, where: str, source: _File | _Memory) -> None:
+        self._where, self._source, self._size = where, source, source.size
 
     def read(self, check: Callable[[Mapping[str, Any]], None]) -> EngineFile:
         placed = self._members()
         manifest = self._manifest(placed[MANIFEST])
-        check_format(manifest.get("format"), FORMAT_VERSION, str(self._path))
+        check_format(manifest.get("format"), FORMAT_VERSION, self._where)
         self._check_manifest(manifest, placed)
         check(manifest)
         texts = {
@@ -213,8 +257,7 @@ class _Reader:
             raise self._damaged(f"the weights after byte {at} do not match their checksum")
         if size == 0:
             return np.zeros(0, np.uint8)
-        whole = mmap.mmap(self._descriptor, self._size, access=mmap.ACCESS_READ)
-        return np.frombuffer(whole, np.uint8, size, one.offset)
+        return self._source.view(one.offset, size)
 
     def _text(self, data: bytes, name: str) -> str:
         try:
@@ -234,16 +277,13 @@ class _Reader:
         return bytes(buffer)
 
     def _fill(self, part: memoryview, offset: int) -> None:
-        while part:
-            count = os.preadv(self._descriptor, [part], offset)
-            if count == 0:
-                raise self._damaged("it is shorter than it says")
-            part, offset = part[count:], offset + count
+        if not self._source.read_into(part, offset):
+            raise self._damaged("it is shorter than it says")
 
     def _damaged(self, what: str) -> EngineFileError:
         return EngineFileError(
             f"the engine file is damaged: {what}",
-            where=str(self._path),
+            where=self._where,
             fix="copy the file again, or build the engine again from its model",
         )
 

@@ -36,17 +36,15 @@ def write_engine(path: str | Path, parts: EngineParts) -> None:
     EngineFileError
         When the file cannot be written.
     """
-    path = Path(path)
-    members, contents = _contents(parts)
-    placed, directory = lay_out(members)
-    with _replacing(path) as file:
-        for one in placed:
-            file.write(one.header)
-            if one.member.name == WEIGHTS:
-                file.write(parts.weights.data)
-            else:
-                file.write(contents[one.member.name])
-        file.write(directory)
+    pieces = _pieces(parts)
+    with _replacing(Path(path)) as file:
+        for piece in pieces:
+            file.write(piece)
+
+
+def engine_bytes(parts: EngineParts) -> bytes:
+    """Return what `write_engine` would write."""
+    return b"".join(_pieces(parts))
 
 
 def check_writable(path: str | Path) -> None:
@@ -63,6 +61,17 @@ def check_writable(path: str | Path) -> None:
 def report_bytes(report: Any) -> bytes:
     """Return the report as JSON; how long the stages took is not part of an engine."""
     return _json(_without_seconds(report))
+
+
+def _pieces(parts: EngineParts) -> list[bytes | memoryview]:
+    """Return the bytes of an engine file, in order."""
+    members, contents = _contents(parts)
+    placed, directory = lay_out(members)
+    pieces: list[bytes | memoryview] = []
+    for one in placed:
+        name = one.member.name
+        pieces += [one.header, parts.weights.data if name == WEIGHTS else contents[name]]
+    return [*pieces, directory]
 
 
 def _contents(parts: EngineParts) -> tuple[list[Member], dict[str, bytes]]:

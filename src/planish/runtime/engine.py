@@ -19,8 +19,8 @@ import numpy as np
 
 from planish.engine.compatibility import check_machine
 from planish.engine.parts import EngineParts
-from planish.engine.reader import read_engine
-from planish.engine.writer import write_engine
+from planish.engine.reader import IN_MEMORY, read_engine
+from planish.engine.writer import engine_bytes, write_engine
 from planish.errors import CompatibilityError, InputError, PlanError
 from planish.ir.dtypes import STRING, dtype_by_name
 from planish.ir.shape import evaluate
@@ -35,6 +35,7 @@ from planish.runtime.shapes import BoundShapes, ShapeResolver
 
 Array = np.ndarray[Any, Any]
 Rebuild = Callable[[EngineParts], EngineParts]
+Allocate = Callable[[int, tuple[int, ...]], Array]
 
 _MAX_IDLE = 16  # contexts kept for later inferences
 _MAX_SHAPES = 256  # sets of input shapes remembered
@@ -127,6 +128,10 @@ class Engine:
         """Write the engine to a file; raise EngineFileError when that is not possible."""
         write_engine(path, self._parts)
 
+    def to_bytes(self) -> bytes:
+        """Return what `save` would write; `load` takes it."""
+        return engine_bytes(self._parts)
+
     # -- running ---------------------------------------------------------------------------------
 
     def run(
@@ -170,14 +175,52 @@ class Engine:
     def __call__(self, *inputs: Any) -> Array | tuple[Array, ...]:
         """Run one inference on arrays in the order of `inputs`; return the only output, or all."""
         if len(inputs) != len(self._input_names):
-            raise InputError(
-                f"got {len(inputs)} array(s), expected {len(self._input_names)}",
-                where=f"inputs {', '.join(self._input_names)}",
-                fix="give one array for each input in this order, or use engine.run({name: array})",
-            )
+            raise self._wrong_count(inputs)
         arrays = [self._take(index, array) for index, array in enumerate(inputs)]
         results = self._run(arrays, None, None)
         return results[0] if len(results) == 1 else tuple(results)
+
+    def accepts(self, shapes: Sequence[tuple[int, ...]]) -> bool:
+        """Return whether inputs of these shapes, in the order of `inputs`, can be run."""
+        if len(shapes) != len(self._input_names):
+            return False
+        try:
+            self._bind_shapes(tuple(map(tuple, shapes)))
+        except InputError:
+            return False
+        return True
+
+    def execute(self, inputs: Sequence[Array], allocate: Allocate | None = None) -> list[Array]:
+        """Run one inference on arrays in the order of `inputs`, for callers with their own memory.
+
+        Parameters
+        ----------
+        inputs : sequence of array
+        allocate : callable, optional
+            Takes the index and the shape of an output and returns a C-contiguous array to write
+            it into. It is asked before the inference, and only for outputs whose shape does not
+            depend on data; the others are new arrays.
+
+        Returns
+        -------
+        list of array
+            In the order of `outputs`.
+
+        Raises
+        ------
+        InputError
+            When the number of arrays, a dtype or a shape is wrong.
+        """
+        if len(inputs) != len(self._input_names):
+            raise self._wrong_count(inputs)
+        arrays = [self._take(index, array) for index, array in enumerate(inputs)]
+        bound = self._bind(arrays)
+        if allocate is None:
+            results = self._fresh_outputs(bound)
+        else:
+            results = self._allocated_outputs(bound, allocate)
+        self._infer(bound, arrays, results, None)
+        return self._finished(results, None)
 
     def create_context(self) -> ExecutionContext:
         """Return memory for inferences one at a time, to be given to `run`."""
@@ -222,13 +265,22 @@ class Engine:
     ) -> list[Array]:
         bound = self._bind(arrays)
         results = self._fresh_outputs(bound) if given is None else self._given_outputs(bound, given)
+        self._infer(bound, arrays, results, context)
+        return self._finished(results, given)
+
+    def _infer(
+        self,
+        bound: BoundShapes,
+        arrays: Sequence[Array],
+        results: list[Array | None],
+        context: ExecutionContext | None,
+    ) -> None:
         mine = self._acquire() if context is None else context
         mine.bind(bound)
         # a context whose inference failed is dropped: its pool or its memory may be the reason
         self._executor.run(mine, arrays, results)
         if context is None:
             self._idle.append(mine)
-        return self._finished(results, given)
 
     def _acquire(self) -> ExecutionContext:
         try:
@@ -274,6 +326,13 @@ class Engine:
             + (" (import ml_dtypes first)" if wanted.startswith(("bfloat", "float8")) else ""),
         )
 
+    def _wrong_count(self, inputs: Sequence[Any]) -> InputError:
+        return InputError(
+            f"got {len(inputs)} array(s), expected {len(self._input_names)}",
+            where=f"inputs {', '.join(self._input_names)}",
+            fix="give one array for each input in this order, or use engine.run({name: array})",
+        )
+
     def _wrong_names(self, inputs: Mapping[str, Any]) -> InputError:
         missing = [name for name in self._input_names if name not in inputs]
         unknown = [name for name in inputs if name not in self._input_names]
@@ -288,7 +347,9 @@ class Engine:
         )
 
     def _bind(self, arrays: Sequence[Array]) -> BoundShapes:
-        shapes = tuple([array.shape for array in arrays])
+        return self._bind_shapes(tuple([array.shape for array in arrays]))
+
+    def _bind_shapes(self, shapes: tuple[tuple[int, ...], ...]) -> BoundShapes:
         bound = self._bound.get(shapes)
         if bound is not None:
             return bound
@@ -315,6 +376,14 @@ class Engine:
         return [
             None if shape is None or dtype.hasobject else np.empty(shape, dtype)
             for shape, dtype in zip(bound.outputs, self._output_types, strict=True)
+        ]
+
+    def _allocated_outputs(self, bound: BoundShapes, allocate: Allocate) -> list[Array | None]:
+        return [
+            None if shape is None or dtype.hasobject else allocate(index, shape)
+            for index, (shape, dtype) in enumerate(
+                zip(bound.outputs, self._output_types, strict=True)
+            )
         ]
 
     def _given_outputs(self, bound: BoundShapes, given: Mapping[str, Array]) -> list[Array | None]:
@@ -362,7 +431,7 @@ class Engine:
 
 
 def load(
-    path: str | Path,
+    path: str | Path | bytes | memoryview,
     *,
     threads: int | None = None,
     allow_native_code: bool = True,
@@ -372,8 +441,8 @@ def load(
 
     Parameters
     ----------
-    path : path
-        A ``.plan`` file.
+    path : path, bytes or memoryview
+        A ``.plan`` file, or what it holds (a map of a larger file, for example).
     threads : int, optional
         Threads of one inference; what the engine was built for by default.
     allow_native_code : bool
@@ -391,10 +460,11 @@ def load(
         `rebuild` is not given.
     """
     differs: list[CompatibilityError] = []
+    where = IN_MEMORY if isinstance(path, bytes | memoryview) else os.fspath(path)
 
     def check(manifest: Mapping[str, Any]) -> None:
         try:
-            check_machine(manifest, usable_features(), str(path))
+            check_machine(manifest, usable_features(), where)
         except CompatibilityError as error:
             if rebuild is None:
                 raise
@@ -405,7 +475,7 @@ def load(
         if rebuild is None:
             raise CompatibilityError(
                 "the engine holds machine code, and allow_native_code=False forbids to run it",
-                where=os.fspath(path),
+                where=where,
                 fix="load a file that you trust with allow_native_code=True, or build the engine "
                 "again from its model",
             )

@@ -73,3 +73,18 @@ def graphviz_path() -> str | None:
 def export_path() -> str | None:
     """Return TF_TRT_EXPORT_TRT_ENGINES_PATH."""
     return os.environ.get("TF_TRT_EXPORT_TRT_ENGINES_PATH") or None
+
+
+def is_native_execution_allowed() -> bool:
+    """Return whether TensorFlow may run the segment of an engine that cannot run."""
+    return _is_on("TF_TRT_ALLOW_ENGINE_NATIVE_SEGMENT_EXECUTION", True)
+
+
+def is_build_aborted() -> bool:
+    """Return whether TF_TRT_ABORT_CUDA_ENGINE_BUILD makes every build fail."""
+    return _is_on("TF_TRT_ABORT_CUDA_ENGINE_BUILD", False)
+
+
+def _is_on(variable: str, default: bool) -> bool:
+    text = os.environ.get(variable, "").strip().lower()
+    return text in ("1", "true") if text else default
