@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 
 from planish.backends.backend import backend_for
 from planish.build_clock import BuildClock
+from planish.calibration_bench import CalibrationBench
 from planish.config import BuildConfig
 from planish.engine.parts import EngineParts
 from planish.importers.importer import read_model
@@ -16,6 +18,7 @@ from planish.passes.pipeline import optimize
 from planish.plan.schedule import make_plan
 from planish.plan.serialize import plan_to_json
 from planish.plan.weights import WeightPool
+from planish.quantize.request import PrecisionRequest
 from planish.report_builder import choice_lines, make_report
 from planish.runtime.engine import Engine
 from planish.tactics.select import choices_of, group_regions, kernels_of
@@ -28,7 +31,9 @@ def build(model: str | Path | bytes | onnx.ModelProto, config: BuildConfig | Non
     Parameters
     ----------
     model : path, bytes or onnx.ModelProto
-        An ONNX model, opset 7 or newer; external data is found beside the file.
+        An ONNX model, opset 7 or newer; external data is found beside the file. Or a TensorFlow
+        model: a SavedModel folder, a frozen graph (.pb), a Keras file (.keras, .h5; these need
+        TensorFlow).
     config : BuildConfig, optional
         Precision, profiles of dynamic shapes, time budget, tuning and so on.
 
@@ -48,10 +53,15 @@ def build(model: str | Path | bytes | onnx.ModelProto, config: BuildConfig | Non
     target = backend.detect(config.threads)
 
     with clock.stage("import"):
-        graph = read_model(model, profiles=config.profiles)
+        graph = read_model(model, config.profiles, config.signature, config.tags)
         imported = len(graph)
     with clock.stage("passes"):
-        passes = optimize(graph, config, backend.prints)
+        request = PrecisionRequest.of(config, target, graph)
+        bench = CalibrationBench(config, backend, target, clock)
+        lowered = replace(config, precision=request.floats)
+        passes = optimize(
+            graph, lowered, backend.prints, lambda g: request.quantize(g, backend.prints, bench)
+        )
         clock.tell(2, passes)
     with clock.stage("tactics"):
         groups = group_regions(graph, target, config, backend.tactics())
@@ -68,7 +78,8 @@ def build(model: str | Path | bytes | onnx.ModelProto, config: BuildConfig | Non
         code = backend.assemble(plan, kernels, target) if kernels else None
         clock.tell(4, [code.source] if code else [])
 
+    notes = [*graph.notes, *request.notes]
     report = make_report(
-        model, imported, graph.notes, passes, choices, plan, target, config, clock, tuned
+        model, imported, notes, passes, choices, plan, target, config, clock, tuned
     )
     return Engine(EngineParts(plan, constants.memory(), code, to_text(graph), report.to_dict()))

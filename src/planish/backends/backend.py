@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
 
 from planish.backends.cpu.backend import CpuBackend
 from planish.engine.parts import NativeCode
@@ -11,6 +13,10 @@ from planish.ir.graph import Node
 from planish.plan.plan import Plan
 from planish.tactics.tactic import Kernel, Tactic
 from planish.tactics.target import Target
+
+
+Array = np.ndarray[Any, Any]
+Observer = Callable[[Array, Array, Array], None]
 
 
 class Backend(Protocol):
@@ -36,6 +42,9 @@ class Backend(Protocol):
 
         Raises CompileError when that fails or takes longer than `timeout` seconds.
         """
+
+    def observer(self, target: Target) -> Observer:
+        """Return code that adds float32 arrays to a `FineHistogram`'s bins and state."""
 
 
 BACKENDS: dict[str, type[Backend]] = {"cpu": CpuBackend}

@@ -14,6 +14,8 @@ into the region that writes or reads it. Graph inputs and outputs keep their typ
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from planish.ir.declarations import DECLARED
@@ -22,6 +24,8 @@ from planish.ir.graph import Graph, Node, Value
 from planish.ir.source import Source
 from planish.ops.op import op_of
 from planish.passes.graph_pass import GraphPass
+from planish.passes.overrides import wanted_precision
+from planish.passes.quantized import is_quantized_product
 
 PRODUCTS = frozenset(
     {
@@ -98,13 +102,18 @@ class LowerPrecision(GraphPass):
 
     name = "lower_precision"
 
-    def __init__(self, dtype: DType = BF16) -> None:
+    def __init__(
+        self, precision: str = "bf16", layer_precisions: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__()
-        self.dtype = dtype
+        self.dtype = BF16
+        self.precision = precision
+        self.overrides = dict(layer_precisions or {})
 
     def run(self, graph: Graph) -> bool:
         """Lower the values of one graph; its inputs and outputs keep their types."""
-        lowered_nodes = _nodes_to_lower(graph)
+        allowed = {node for node in graph if self._is_allowed(node)}
+        lowered_nodes = _nodes_to_lower(graph, allowed)
         if not lowered_nodes:
             return False
         nodes, stored = lowered_nodes
@@ -113,19 +122,33 @@ class LowerPrecision(GraphPass):
         _Lowering(graph, self.dtype, nodes, stored).apply()
         return True
 
+    def _is_allowed(self, node: Node) -> bool:
+        """Whether the user lets `node` go lower; products of integers are lower already."""
+        if (wanted_precision(node, self.overrides) or self.precision) != "bf16":
+            return False
+        return not is_quantized_product(node)
 
-def _nodes_to_lower(graph: Graph) -> tuple[dict[Node, None], set[Value]] | None:
+
+def _nodes_to_lower(graph: Graph, allowed: set[Node]) -> tuple[dict[Node, None], set[Value]] | None:
     """Return the nodes that run on bf16 and the values that are stored so; None for nothing."""
     before: set[Value] = set()  # computed from a product or an embedding table
     for node in graph:
+        if node not in allowed:
+            continue
         if _is_source(node) or (_is_lowerable(node) and before.intersection(node.present_inputs)):
             before.update(output for output in node.outputs if output.dtype is F32)
     after: set[Value] = set()  # read by a product, perhaps through other operators
     for node in reversed(graph):
+        if node not in allowed:
+            continue
         if _is_product(node) or (_is_lowerable(node) and after.intersection(node.outputs)):
             after.update(value for value in node.present_inputs if value.dtype is F32)
     stored = {value for value in before & after if not value.is_constant}
-    nodes = {node: None for node in graph if _is_product(node) or stored.intersection(node.outputs)}
+    nodes = {
+        node: None
+        for node in graph
+        if node in allowed and (_is_product(node) or stored.intersection(node.outputs))
+    }
     return (nodes, stored) if nodes else None
 
 

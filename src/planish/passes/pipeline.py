@@ -106,8 +106,9 @@ def lowering(
     prints : callable, optional
         See `optimize`.
     """
+    floats = (config.precision, config.layer_precisions)
     return [
-        *([LowerPrecision()] if config.precision == "bf16" else []),
+        *([LowerPrecision(*floats)] if "bf16" in (floats[0], *floats[1].values()) else []),
         FuseSiblings(),
         SettleQuantized(),
         FuseRegions(prints),

@@ -8,7 +8,7 @@ TensorRT, from a subclass that overrides `get_batch`. What TensorRT's calibrator
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -71,6 +71,11 @@ class Calibrator(ABC):
     def has_data(self) -> bool:
         """Whether there are batches to calibrate with."""
         return self._batches is not None or type(self).get_batch is not Calibrator.get_batch
+
+    @property
+    def count(self) -> int:
+        """Batches that there are; 0 when that is not known beforehand."""
+        return len(self._batches) if isinstance(self._batches, Sized) else 0
 
     # -- what TensorRT calls ---------------------------------------------------------------------
 

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 from planish.ir.dtypes import F32
 from planish.ir.graph import Graph, Node, Value
 from planish.ops.op import OPS
 from planish.passes.fuse_regions import fused_results
+from planish.passes.overrides import wanted_precision
 from planish.passes.quantized import MOVING, PRODUCTS
 from planish.quantize.scheme import tensor_name
 
@@ -88,16 +88,6 @@ def select_layers(
         selection.layers[node] = source
     _select_tensors(graph, selection, prints, missing)
     return selection
-
-
-def wanted_precision(node: Node, overrides: Mapping[str, str]) -> str | None:
-    """Return the precision that the last matching pattern gives `node`, or None."""
-    names = (*node.source.names, *(tensor_name(output) for output in node.outputs))
-    found = None
-    for pattern, precision in overrides.items():
-        if any(fnmatchcase(name, pattern) for name in names):
-            found = precision
-    return found
 
 
 def _overridden(node: Node, overrides: Mapping[str, str]) -> str | None:

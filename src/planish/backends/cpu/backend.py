@@ -10,6 +10,7 @@ from planish.backends.cpu.codegen.compile import compile_source, find_compiler
 from planish.backends.cpu.codegen.driver import print_driver
 from planish.backends.cpu.codegen.scalar import supported
 from planish.backends.cpu.device import compile_flags, detect
+from planish.backends.cpu.observe import NativeObserver
 from planish.backends.cpu.tactics import discover
 from planish.backends.reference.tactic import ReferenceTactic, RefuseTactic
 from planish.config import environment
@@ -34,6 +35,10 @@ class CpuBackend:
     def prints(self, node: Node) -> bool:
         """Return whether `node` has a form in scalar C."""
         return supported(node) is None
+
+    def observer(self, target: Target) -> NativeObserver:
+        """Return the histogram kernel, compiled."""
+        return NativeObserver(target)
 
     def assemble(
         self,

@@ -1,0 +1,80 @@
+"""What calibration needs of a build: float32 engines of simplified graphs, time, progress."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+from planish.backends.backend import Backend
+from planish.build_clock import BuildClock
+from planish.config import BuildConfig
+from planish.engine.parts import EngineParts
+from planish.ir.graph import Graph
+from planish.passes.graph_pass import run_pipeline
+from planish.passes.pipeline import lowering
+from planish.plan.schedule import make_plan
+from planish.plan.weights import WeightPool
+from planish.quantize.calibrate import Observe
+from planish.runtime.engine import Engine
+from planish.tactics.select import FallbackWarning, choices_of, group_regions, kernels_of
+from planish.tactics.target import Target
+
+TIME_SHARE = 0.6  # of the time budget after which calibration ends; the engine is still to come
+
+
+class CalibrationBench:
+    """Builds and runs float32 engines inside of a build; see `planish.quantize.Workbench`.
+
+    Parameters
+    ----------
+    config : BuildConfig
+        Of the build; the engines that calibrate are not tuned.
+    backend : Backend
+    target : Target
+    clock : BuildClock
+    share : float
+        Of the time budget that may be over when calibration ends.
+    """
+
+    def __init__(
+        self,
+        config: BuildConfig,
+        backend: Backend,
+        target: Target,
+        clock: BuildClock,
+        share: float = TIME_SHARE,
+    ) -> None:
+        self.config = replace(config, precision="fp32", layer_precisions={}, tune="off")
+        self.backend = backend
+        self.target = target
+        self.clock = clock
+        self.share = share
+
+    def engine(self, graph: Graph) -> Engine:
+        """Return an engine that runs a simplified graph in float32; the graph is used up."""
+        run_pipeline(graph, lowering(self.config, self.backend.prints), check=self.config.verify)
+        with warnings.catch_warnings():  # the build itself warns of what has no kernel
+            warnings.simplefilter("ignore", FallbackWarning)
+            groups = group_regions(graph, self.target, self.config, self.backend.tactics())
+        constants = WeightPool()
+        choices = choices_of(groups, self.target, constants, self.config.workspace_limit)
+        plan = make_plan(graph, choices, constants.bytes)
+        kernels = kernels_of(graph, plan, choices)
+        code = self.backend.assemble(plan, kernels, self.target) if kernels else None
+        return Engine(EngineParts(plan, constants.memory(), code, "", {}))
+
+    def observer(self) -> Observe:
+        """Return the device's code that counts magnitudes."""
+        return self.backend.observer(self.target)
+
+    def stop(self) -> str:
+        """Return why calibration has to end now; empty while it may go on."""
+        if self.clock.cancelled:
+            return "cancelled, the other batches were not looked at"
+        if self.clock.elapsed > self.share * self.config.time_budget:
+            return "the time budget did not allow for more"
+        return ""
+
+    def progress(self, done: int, total: int, detail: str) -> None:
+        """Tell the user how many batches were seen."""
+        self.clock.progress(done, total, detail)

@@ -1,0 +1,255 @@
+"""Calibration: runs the model in float32 on the user's data and collects histograms.
+
+The engine that runs is a build of the same simplified graph whose outputs are the tensors to be
+quantized. Batches stream through it; what stays in memory is one histogram a tensor, and the
+tensors of one piece of a batch, cut so that they take at most `PIECE_BYTES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+
+from planish.errors import ConfigError, InputError
+from planish.ir.clone import clone_graph
+from planish.ir.graph import Graph, Value
+from planish.ir.shape import evaluate, symbols_of
+from planish.passes.dead_code import DeadCode
+from planish.quantize.cache import CalibrationCache, format_cache
+from planish.quantize.calibrators import Calibrator
+from planish.quantize.data import BatchAxis, Inputs, batch_axis, named, pieces
+from planish.quantize.histogram import FineHistogram
+from planish.quantize.scheme import Ranges, TensorRange, tensor_name
+from planish.runtime.engine import Engine
+
+Array = np.ndarray[Any, Any]
+
+PIECE_BYTES = 48 << 20
+Observe = Callable[[Array, Array, Array], None]  # array, bins and state of a histogram
+
+
+class Workbench(Protocol):
+    """What calibration needs of the build."""
+
+    def engine(self, graph: Graph) -> Engine:
+        """Return an engine that runs a simplified graph in float32."""
+
+    def observer(self) -> Observe:
+        """Return the device's code that counts magnitudes."""
+
+    def stop(self) -> str:
+        """Return why calibration has to end now; empty while it may go on."""
+
+    def progress(self, done: int, total: int, detail: str) -> None:
+        """Tell the user how many batches were seen."""
+
+
+def calibrate(
+    graph: Graph, values: Sequence[Value], calibrator: Calibrator, bench: Workbench
+) -> Ranges:
+    """Return the ranges of `values`, from the calibrator's cache or else from its data.
+
+    Parameters
+    ----------
+    graph : Graph
+        Simplified, float32; left as it is.
+    values : sequence of Value
+        Tensors of `graph` to observe.
+    calibrator : Calibrator
+        Its `ranges` are set, also when an interruption ends the run.
+    bench : Workbench
+
+    Raises
+    ------
+    ConfigError
+        When there are neither data nor a cache, the data have no batches, or the cache is for
+        another model.
+    InputError
+        When a batch does not fit the model, or its activations are not numbers.
+    """
+    names = list(dict.fromkeys(tensor_name(value) for value in values))
+    cached = _from_cache(calibrator, names)
+    if cached is not None:
+        calibrator.ranges = cached
+        return cached
+    if not calibrator.has_data:
+        raise ConfigError(
+            "there are no calibration data",
+            where=type(calibrator).__name__,
+            fix=f"write planish.{type(calibrator).__name__}(batches), or give the path of an "
+            "existing cache: cache=...",
+        )
+    run = _Run(graph, values, calibrator, bench)
+    try:
+        run.collect()
+    finally:  # an interruption keeps what was collected
+        if run.batches:
+            calibrator.ranges = run.ranges()
+            calibrator.write_calibration_cache(format_cache(calibrator.ranges))
+    return run.ranges()
+
+
+def _from_cache(calibrator: Calibrator, names: list[str]) -> Ranges | None:
+    """Return what the calibrator's cache says; None when there is none that may be used."""
+    contents = calibrator.read_calibration_cache()
+    if not contents:
+        return None
+    where = str(calibrator.cache or type(calibrator).__name__)
+    cache = CalibrationCache.parse(contents, where)
+    if cache.algorithm != calibrator.algorithm and calibrator.has_data:
+        return None  # as in TensorRT: calibrate again
+    return cache.ranges(names, where)
+
+
+class _Run:
+    """One pass over the data."""
+
+    def __init__(
+        self, graph: Graph, values: Sequence[Value], calibrator: Calibrator, bench: Workbench
+    ) -> None:
+        self.calibrator = calibrator
+        self.bench = bench
+        self.names = {tensor_name(value): str(value.producer or "an input") for value in values}
+        self.histograms = {name: FineHistogram() for name in self.names}
+        self.batches = 0
+        self.stopped = ""
+        self.observe = bench.observer()
+        self.engine = bench.engine(_observed(graph, values))
+        self.axis = _axis(self.engine)
+        self.inputs = {
+            tensor_name(value): name
+            for value, name in zip(graph.inputs, graph.input_names, strict=True)
+            if tensor_name(value) in self.names
+        }
+        self._buffers: dict[str, Array] = {}
+        self._sizes: dict[str, tuple[int, ...]] = {}
+        known = set(self.engine.ranges)
+        self._fixed = {
+            info.name
+            for info in self.engine.outputs
+            if all(symbols_of(dim) <= known for dim in info.shape)
+        }
+
+    def collect(self) -> None:
+        """Run every batch until the data, the time, or the user's patience end."""
+        total = self.calibrator.count
+        input_names = [info.name for info in self.engine.inputs]
+        with ThreadPoolExecutor(max(self.engine.threads, 1)) as pool:
+            for batch in self.calibrator.batches(input_names):
+                self._batch(batch, pool)
+                self.batches += 1
+                self.bench.progress(self.batches, total, "calibrating")
+                self.stopped = self.bench.stop()
+                if self.stopped:
+                    return
+        if not self.batches:
+            raise ConfigError(
+                "the calibration data are empty: there is no batch",
+                where=type(self.calibrator).__name__,
+                fix="give at least one batch; an iterator can be read only once, so give a list "
+                "or a function that returns an iterator",
+            )
+
+    def ranges(self) -> Ranges:
+        """Return what was found so far."""
+        found: dict[str, TensorRange] = {}
+        zero, infinite = [], []
+        for name, fine in self.histograms.items():
+            if fine["not_finite"]:
+                infinite.append(name)
+            elif not fine.amax:
+                zero.append(name)
+            else:
+                found[name] = self._range(fine)
+        notes = [f"calibrated on {self.batches} batch(es){self.stopped and ': ' + self.stopped}"]
+        if zero:
+            notes.append(f"always zero on the calibration data, not quantized: {', '.join(zero)}")
+        if infinite:
+            notes.append(f"infinite on the calibration data, not quantized: {', '.join(infinite)}")
+        return Ranges(found, self.calibrator.algorithm, self.batches, tuple(notes))
+
+    def _range(self, fine: FineHistogram) -> TensorRange:
+        histogram, amax = fine.finish(), fine.amax
+        threshold = float(self.calibrator.threshold(histogram, amax))
+        if not 0 < threshold < np.inf:
+            raise ConfigError(
+                f"the calibrator chose the threshold {threshold}, expected a positive number",
+                where=type(self.calibrator).__name__,
+            )
+        return TensorRange(
+            threshold=threshold,
+            amax=amax,
+            minimum=fine["minimum"],
+            maximum=fine["maximum"],
+            clipped_share=histogram.share_above(threshold),
+            histogram=histogram,
+        )
+
+    def _batch(self, batch: Any, pool: ThreadPoolExecutor) -> None:
+        where = f"calibration batch {self.batches}"
+        for piece in pieces(named(batch, self.engine.inputs, where), self.axis, where):
+            list(pool.map(self._count, *zip(*self._tensors(piece, where).items(), strict=True)))
+        for name, fine in self.histograms.items():
+            if fine["nan"]:
+                raise InputError(
+                    f"the activations of tensor {name!r} are NaN",
+                    where=f"{where}, computed by {self.names[name]}",
+                    fix="run the float32 model on this batch: its preprocessing may differ from "
+                    "the training's, or the model divides by zero there",
+                )
+
+    def _tensors(self, piece: Inputs, where: str) -> Mapping[str, Array]:
+        """Return the observed tensors of one inference, largest first."""
+        sizes = {name: array.shape for name, array in piece.items()}
+        if self._sizes != sizes:  # else the arrays of the piece before are written again
+            self._sizes, self._buffers = sizes, {}
+        try:
+            results = self.engine.run(piece, self._buffers)
+        except InputError as error:
+            raise InputError(error.what, where=f"{where}: {error.where}", fix=error.fix) from error
+        self._buffers = {name: results[name] for name in self._fixed}
+        found = {name: results[name] for name in self.names if name in results}
+        found |= {name: piece[public] for name, public in self.inputs.items()}
+        return dict(sorted(found.items(), key=lambda entry: -entry[1].size))
+
+    def _count(self, name: str, array: Array) -> None:
+        histogram = self.histograms[name]
+        contiguous = np.ascontiguousarray(array, np.float32)
+        self.observe(contiguous, histogram.bins, histogram.state)
+
+
+def _observed(graph: Graph, values: Sequence[Value]) -> Graph:
+    """Return a copy of `graph` whose outputs are `values`, by their tensor names."""
+    marked = clone_graph(graph)
+    copies = _matching(graph, marked)
+    computed = {tensor_name(value): value for value in values if value.producer is not None}
+    if not computed:  # inputs alone: the batches themselves are observed
+        return marked
+    marked.outputs = [copies[value] for value in computed.values()]
+    marked.output_names = list(computed)
+    DeadCode().run(marked)
+    return marked
+
+
+def _matching(graph: Graph, copy: Graph) -> dict[Value, Value]:
+    """Return the values of the nodes of `graph` with their counterparts in a copy."""
+    return {
+        mine: other
+        for node, twin in zip(graph, copy, strict=True)
+        for mine, other in zip(node.outputs, twin.outputs, strict=True)
+    }
+
+
+def _axis(engine: Engine) -> BatchAxis:
+    """Return how batches are cut for `engine`, so that a piece's outputs fit into the limit."""
+    smallest = {name: max(low, 1) for name, (low, _, _) in engine.ranges.items()}
+    opt = {name: opt for name, (_, opt, _) in engine.ranges.items()}
+    first = next((str(info.shape[0]) for info in engine.inputs if info.shape), "")
+    sizes = {**opt, first: 1} if first in smallest else opt
+    shapes = [info.shape for info in (*engine.inputs, *engine.outputs)]
+    known = [s for s in shapes if all(symbols_of(dim) <= set(sizes) for dim in s)]
+    elements = sum(int(np.prod([evaluate(dim, sizes) for dim in shape])) for shape in known)
+    return batch_axis(engine.inputs, engine.ranges, max(PIECE_BYTES // max(4 * elements, 1), 1))

@@ -1,0 +1,125 @@
+"""What of the precision that was asked for this machine and this model can have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from planish.config import BuildConfig
+from planish.errors import ConfigError
+from planish.ir.graph import Graph, Node
+from planish.passes.overrides import check_overrides
+from planish.passes.quantized import DEQUANTIZE, QUANTIZE
+from planish.quantize.calibrate import Workbench, calibrate
+from planish.quantize.insert_qdq import QuantizationSummary, quantizable_values, quantize_graph
+from planish.quantize.scheme import Ranges
+from planish.tactics.target import Target
+
+INTEGERS = ("int8", "best")
+HALVES = ("fp16", "best")  # 16-bit floats of the kind that the device is fast with
+
+
+@dataclass
+class PrecisionRequest:
+    """Carries out `BuildConfig.precision` on one graph, and remembers what came of it.
+
+    Attributes
+    ----------
+    config : BuildConfig
+    floats : str
+        What layers in floating point are lowered to: "fp32" or "bf16".
+    notes : list of str
+        What the user has to be told.
+    ranges : Ranges or None
+        What calibration found; None without a calibrator.
+    summary : QuantizationSummary or None
+        What was quantized; None when nothing was asked to be.
+    """
+
+    config: BuildConfig
+    floats: str
+    notes: list[str] = field(default_factory=list)
+    ranges: Ranges | None = None
+    summary: QuantizationSummary | None = None
+
+    @staticmethod
+    def of(config: BuildConfig, target: Target, graph: Graph) -> PrecisionRequest:
+        """Return the request for an imported graph; raise ConfigError when it is none.
+
+        Raises
+        ------
+        ConfigError
+            When `layer_precisions` names no layer, or, with `strict`, the target cannot do what
+            is asked for.
+        """
+        check_overrides(graph, config.layer_precisions)
+        if config.precision == "bf16":
+            return PrecisionRequest(config, "bf16")
+        if config.precision not in HALVES:
+            return PrecisionRequest(config, "fp32")
+        if target.has("avx512_bf16") or target.has("amx_bf16"):
+            notes = []
+            if config.precision == "fp16":
+                notes.append(
+                    "fp16 runs as bfloat16 on this CPU: products of bfloat16 are summed in "
+                    "float32, and no value overflows"
+                )
+            return PrecisionRequest(config, "bf16", notes)
+        reason = "this CPU has no fast 16-bit floats (AVX512-BF16 or AMX-BF16)"
+        request = PrecisionRequest(config, "fp32")
+        if config.precision == "fp16":
+            request.unmet(f"fp16 was asked for, but {reason}: every layer runs in float32")
+        return request
+
+    def quantize(self, graph: Graph, prints: Callable[[Node], bool], bench: Workbench) -> None:
+        """Make integers of the layers of a simplified graph, when they are asked for.
+
+        Raises
+        ------
+        ConfigError
+            When there is nothing to take scales from.
+        """
+        if self.config.precision not in INTEGERS:
+            return
+        calibrator = self.config.calibrator
+        if any(node.op in (QUANTIZE, DEQUANTIZE) for node in graph):
+            if calibrator is not None:
+                self.notes.append(
+                    "the model is quantized already: its own scales are used, the calibrator is not"
+                )
+            return
+        if calibrator is None:
+            if self.config.precision == "int8":
+                raise _no_scales()
+            return
+        overrides = self.config.layer_precisions
+        values = quantizable_values(graph, overrides, prints)
+        if not values:
+            self.unmet("no layer can run on integers: none has constant weights, or all are "
+                       "kept in floating point")  # fmt: skip
+            return
+        self.ranges = calibrate(graph, values, calibrator, bench)
+        self.notes += self.ranges.notes
+        self.summary = quantize_graph(graph, self.ranges.thresholds, overrides, prints)
+        self.notes += self.summary.notes
+        if not self.summary.layers:
+            self.unmet("int8 was asked for, but no layer runs on integers")
+
+    def unmet(self, reason: str) -> None:
+        """Note that the precision was not reached; raise ConfigError when that is strict."""
+        if self.config.strict:
+            raise ConfigError(
+                reason,
+                where=f"BuildConfig.precision = {self.config.precision!r}, strict=True",
+                fix="strict=False builds an engine in the precision that can be had",
+            )
+        self.notes.append(reason)
+
+
+def _no_scales() -> ConfigError:
+    return ConfigError(
+        "int8 needs to know the ranges of the activations, and the model is not quantized",
+        where="BuildConfig.precision = 'int8'",
+        fix="give calibrator=planish.EntropyCalibrator2(batches) with some of your own data "
+        "(on the command line --calibrate DATA), or a model with QuantizeLinear nodes",
+    )
