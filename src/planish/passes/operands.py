@@ -94,6 +94,7 @@ EITHER_LAST_AXIS = frozenset(
 )
 
 CHANNEL_RANKS = (3, 4, 5)
+TRANSPARENT = ("Cast", "DequantizeLinear")  # between a convolution and the halo of its data
 
 
 @dataclass(frozen=True)
@@ -191,9 +192,13 @@ def widest(a: Halo, b: Halo) -> Halo:
 
 
 def _data_of(anchor: Node) -> Value | None:
-    """Return the value that a convolution's data comes from; casts keep zeros at zero."""
+    """Return the value that a convolution's data comes from.
+
+    Casts keep zeros at zero. So does dequantizing but for the zero point, which kernels of integers
+    allow for (codegen/integer_form.py).
+    """
     value = anchor.input(0)
-    while value is not None and value.producer is not None and value.producer.op == "Cast":
+    while value is not None and value.producer is not None and value.producer.op in TRANSPARENT:
         value = value.producer.input(0)
     return value
 

@@ -6,6 +6,7 @@ import pytest
 
 from planish.backends.cpu.device import detect
 from planish.backends.cpu.tactics.convolution import GemmConvolution
+from planish.backends.cpu.tactics.depthwise import DepthwiseConvolution
 from planish.backends.cpu.tactics.matmul import GemmMatMul
 from planish.tactics.target import Target
 from tests.backends.cpu.quantized_cases import Quantized, check, region_of
@@ -18,6 +19,7 @@ TARGETS = {
     "avx2_vnni": Target("cpu", WIDEST.features - {"avx512f", "avx512_vnni"}, threads=1),
     "avx2": Target("cpu", WIDEST.features - VNNI - {"avx512f"}, threads=1, l1=16 << 10),
 }
+NO_VBMI = Target("cpu", WIDEST.features - {"avx512vbmi", "avx512_vbmi2"})
 CONVOLUTIONS = [
     Quantized("1x1", (2, 64, 7, 9), 48, (1, 1)),
     Quantized("3x3", (1, 32, 9, 8), 40, (3, 3), pad=1, epilogue=("Relu",), result="u8"),
@@ -27,6 +29,8 @@ CONVOLUTIONS = [
     Quantized("residual", (1, 64, 7, 7), 64, (1, 1), epilogue=("residual", "Relu"), result="u8"),
     Quantized("residual_u8", (1, 20, 5, 5), 24, (1, 1), epilogue=("residual_u8", "Relu")),
     Quantized("zero", (1, 20, 5, 5), 24, (3, 3), zero=11, weight_zero=2),
+    Quantized("zero_padding", (1, 20, 7, 6), 24, (3, 3), pad=1, zero=11, weight_zero=2),
+    Quantized("strided_zero_padding", (2, 3, 15, 16), 24, (5, 3), "i8", pad=2, zero=-9, stride=2),
     Quantized("signed_zero", (1, 20, 5, 5), 24, (1, 1), data="i8", zero=-7, bias=False),
     Quantized("unsigned", (1, 20, 5, 5), 24, (3, 3), weights="u8", weight_zero=128, pad=1),
     Quantized("groups", (1, 64, 9, 9), 96, (3, 3), pad=1, group=2, data="i8"),
@@ -36,6 +40,17 @@ CONVOLUTIONS = [
     Quantized("sigmoid", (1, 16, 6, 6), 20, (3, 3), pad=1, epilogue=("Sigmoid",), result="u8"),
     Quantized("long", (1, 512, 7, 7), 128, (3, 3), pad=1, epilogue=("Relu",), result="u8"),
     Quantized("line", (2, 24, 31), 40, (3,), pad=1, data="i8"),
+]
+DEPTHWISE = [
+    Quantized("dw", (1, 96, 14, 14), 96, (3, 3), pad=1, group=96, epilogue=("Clip",), result="u8"),
+    Quantized("dw_signed", (2, 40, 9, 8), 40, (3, 3), "i8", pad=1, stride=2, group=40, zero=5),
+    Quantized("dw_5x5", (1, 37, 10, 11), 37, (5, 5), pad=2, group=37, epilogue=("HardSwish",)),
+    Quantized("dw_line", (1, 24, 31), 24, (9,), "i8", pad=4, group=24, epilogue=("Relu",)),
+    Quantized("dw_volume", (1, 16, 5, 6, 7), 16, (3, 3, 3), pad=1, group=16, result="f32"),
+    Quantized("dw_dilated", (1, 20, 9, 9), 20, (3, 3), pad=2, dilation=2, group=20),
+    Quantized(
+        "dw_sigmoid", (1, 20, 9, 9), 20, (7, 7), "i8", pad=3, group=20, epilogue=("Sigmoid",)
+    ),
 ]
 PRODUCTS = [
     Quantized("plain", (33, 64), 48),
@@ -48,14 +63,14 @@ PRODUCTS = [
 ]
 
 
-def targets() -> list[object]:
+def targets(**others: Target) -> list[object]:
     return [
         pytest.param(
             target,
             id=name,
             marks=[] if target.has("avx2", "fma") else pytest.mark.skip("the CPU has no AVX2"),
         )
-        for name, target in TARGETS.items()
+        for name, target in {**TARGETS, **others}.items()
     ]
 
 
@@ -64,16 +79,14 @@ def test_convolutions_are_those_of_the_reference(target: Target) -> None:
     check(GemmConvolution(), CONVOLUTIONS, target, limit=None if target is WIDEST else 1)
 
 
+@pytest.mark.parametrize("target", targets(no_vbmi=NO_VBMI))
+def test_depthwise_convolutions_are_those_of_the_reference(target: Target) -> None:
+    check(DepthwiseConvolution(), DEPTHWISE, target, limit=None if target is WIDEST else 1)
+
+
 @pytest.mark.parametrize("target", targets())
 def test_matrix_products_are_those_of_the_reference(target: Target) -> None:
     check(GemmMatMul(), PRODUCTS, target, limit=None if target is WIDEST else 1)
-
-
-def test_a_zero_point_in_the_padding_is_refused() -> None:
-    region, _ = region_of(Quantized("zero", (1, 20, 5, 5), 24, (3, 3), zero=11, pad=1))
-    support = GemmConvolution().supports(region, WIDEST)
-    assert support.reason is not None
-    assert "zero point" in support.reason
 
 
 def test_weights_beyond_eight_bits_are_refused() -> None:

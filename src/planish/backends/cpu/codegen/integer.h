@@ -63,6 +63,33 @@ PLANISH_INLINE planish_v16i planish_v16_dot_quads(planish_v16i a, planish_v16i b
            PLANISH_V16I(_mm512_madd_epi16(a_odd, b_odd));
 #endif
 }
+/* Lane c holds byte c of each of up to four rows, `stride` bytes apart; `part` lanes, or all (-1). */
+PLANISH_INLINE __m128i planish_v16_row(const char *p, int part) {
+    return part < 0 ? _mm_loadu_si128((const __m128i *)p)
+                    : _mm_maskz_loadu_epi8(PLANISH_MASK16(part), p);
+}
+PLANISH_INLINE planish_v16i planish_v16_gather_rows(const void *p, int64_t stride, int rows,
+                                                    int part) {
+    const char *const b = (const char *)p;
+#if defined(__AVX512VBMI__)
+    const __m512i order = _mm512_add_epi32(
+        _mm512_set1_epi32(0x30201000),
+        _mm512_mullo_epi32(_mm512_set1_epi32(0x01010101),
+                           _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)));
+    __m512i x = _mm512_zextsi128_si512(planish_v16_row(b, part));
+    if (rows > 1) x = _mm512_mask_broadcast_i32x4(x, 0x00f0, planish_v16_row(b + stride, part));
+    if (rows > 2) x = _mm512_mask_broadcast_i32x4(x, 0x0f00, planish_v16_row(b + 2 * stride, part));
+    if (rows > 3) x = _mm512_mask_broadcast_i32x4(x, 0xf000, planish_v16_row(b + 3 * stride, part));
+    return PLANISH_V16I(_mm512_permutexvar_epi8(order, x));
+#else
+    __m512i x = _mm512_cvtepu8_epi32(planish_v16_row(b, part));
+    for (int row = 1; row < rows; row++) {
+        const __m512i next = _mm512_cvtepu8_epi32(planish_v16_row(b + row * stride, part));
+        x = _mm512_or_si512(x, _mm512_sllv_epi32(next, _mm512_set1_epi32(8 * row)));
+    }
+    return PLANISH_V16I(x);
+#endif
+}
 PLANISH_INLINE planish_v16 planish_v16_from_i32(planish_v16i x) {
     return _mm512_cvtepi32_ps((__m512i)x);
 }
@@ -133,6 +160,24 @@ PLANISH_INLINE planish_v8i planish_v8_dot_quads(planish_v8i a, planish_v8i b, pl
     return acc + PLANISH_V8I(_mm256_madd_epi16(a_even, b_even)) +
            PLANISH_V8I(_mm256_madd_epi16(a_odd, b_odd));
 #endif
+}
+PLANISH_INLINE __m128i planish_v8_row(const char *p, int part) {
+    if (part < 0) return _mm_loadl_epi64((const __m128i *)p);
+    int64_t bytes = 0;
+    memcpy(&bytes, p, (size_t)part);
+    return _mm_cvtsi64_si128(bytes);
+}
+PLANISH_INLINE planish_v8i planish_v8_gather_rows(const void *p, int64_t stride, int rows,
+                                                  int part) {
+    const char *const b = (const char *)p;
+    const __m128i none = _mm_setzero_si128();
+    const __m128i r0 = planish_v8_row(b, part);
+    const __m128i r1 = rows > 1 ? planish_v8_row(b + stride, part) : none;
+    const __m128i r2 = rows > 2 ? planish_v8_row(b + 2 * stride, part) : none;
+    const __m128i r3 = rows > 3 ? planish_v8_row(b + 3 * stride, part) : none;
+    const __m128i low = _mm_unpacklo_epi8(r0, r1), high = _mm_unpacklo_epi8(r2, r3);
+    return PLANISH_V8I(
+        _mm256_set_m128i(_mm_unpackhi_epi16(low, high), _mm_unpacklo_epi16(low, high)));
 }
 PLANISH_INLINE planish_v8 planish_v8_from_i32(planish_v8i x) {
     return _mm256_cvtepi32_ps((__m256i)x);

@@ -9,11 +9,13 @@ Its *integer form*, which kernels are printed from, is the same function without
     ConvInteger | MatMulInteger(x, w, zx, zw) -> Cast -> Mul(sx * sw) -> Add(bias), epilogue
 
 Sums are exact. A scale that only the data tells (sx) is a factor of its own. Zero points are
-constants. An epilogue that ends in QuantizeLinear absorbs its scale where it can (`absorb_scale`).
+constants. Padding is zeros in memory; where zero is not the zero point, the bias makes up for it at
+the border and has one number for each position. An epilogue that ends in QuantizeLinear absorbs its scale where it can (`absorb_scale`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,10 +26,12 @@ from planish.backends.cpu.codegen.c_types import scalar_constant
 from planish.ir.declarations import DECLARED
 from planish.ir.dtypes import F32, I8, I32, U8, DType
 from planish.ir.graph import Graph, Node, Value
+from planish.ops.convolution import window_of
 from planish.tactics.tactic import Region
 
 Array = np.ndarray[Any, Any]
 BYTES = (I8, U8)
+PADDING_BYTES = 16 << 20  # a larger correction of the padding is not worth its memory
 INTEGER_OPS = {"Conv": "ConvInteger", "MatMul": "MatMulInteger"}
 
 
@@ -69,6 +73,12 @@ def _is_quantized(anchor: Node, data: Node, weight: Node) -> bool:
     bias = anchor.input(2)
     if bias is not None and bias.constant is None:
         return False
+    if _has_shifted_padding(anchor, data):
+        extents = anchor.output.known_shape[1:]
+        static = [extent for extent in extents if isinstance(extent, int)]
+        known = len(static) == len(extents) and window_of(anchor).padding.static is not None
+        if not known or 4 * math.prod(static) > PADDING_BYTES:
+            return False
     parameters = [value for value in weight.inputs[1:] if value is not None]
     if any(value.constant is None for value in parameters):
         return False
@@ -77,6 +87,49 @@ def _is_quantized(anchor: Node, data: Node, weight: Node) -> bool:
     axis = 0 if anchor.op == "Conv" else w.rank - 1
     along = int(weight.attributes.get("axis", 1)) % w.rank == axis
     return along and not int(weight.attributes.get("block_size", 0) or 0)
+
+
+# -- padding with a zero point ---------------------------------------------------------------------
+
+
+def _has_shifted_padding(anchor: Node, data: Node) -> bool:
+    """Whether a padding, which is zeros in memory, stands for another number than zero."""
+    if anchor.op != "Conv" or not scalar_constant(data.input(2)):
+        return False
+    return not window_of(anchor).padding.is_zero
+
+
+def padding_sums(anchor: Node, data: Node, weight: Node) -> Array:
+    """Return the zero point times the weights that lie on padding, as [O, *extents].
+
+    Kernels subtract zero point times *all* weights from each sum, whereas a tap on the padding adds
+    nothing to begin with.
+    """
+    window = window_of(anchor)
+    weights = without_zero_point(weight.present_inputs[0].array, weight.input(2), 0)
+    taps = weights.sum(axis=1, dtype=np.float64)
+    inside = taps
+    axes = zip(
+        window.kernel, window.strides, window.dilations, window.padding.static or (),
+        data.output.known_shape[2:], anchor.output.known_shape[2:], strict=True,
+    )  # fmt: skip
+    for kernel, stride, dilation, (begin, _), extent, positions in axes:
+        at = np.arange(kernel)[:, None] * dilation + np.arange(int(str(positions))) * stride - begin
+        # the first axis of taps becomes the last one, of positions
+        inside = np.tensordot(inside, ((at >= 0) & (at < int(str(extent)))) * 1.0, axes=(1, 0))
+    total = taps.reshape(len(taps), -1).sum(axis=1)
+    zero = float(scalar_constant(data.input(2)) or 0)
+    return zero * (total.reshape(-1, *(1,) * (inside.ndim - 1)) - inside)
+
+
+def without_zero_point(weights: Array, zero: Value | None, axis: int) -> Array:
+    """Return weights of eight bits minus their zero points, which vary along `axis` at most."""
+    if zero is None or not zero.array.any():
+        return weights
+    offset = zero.array.astype(np.int16).reshape(-1)
+    if offset.size > 1:
+        offset = offset.reshape(-1, *(1,) * (weights.ndim - 1 - axis % weights.ndim))
+    return weights.astype(np.int16) - offset
 
 
 class _Lowering:
@@ -154,10 +207,21 @@ class _Lowering:
             scale = scale * float(known)
         if not (scale == 1.0).all():
             total = self._append("Mul", [total, self._columns(scale)], F32)
-        bias = anchor.input(2)
-        if bias is None:
-            return total
-        return self._append("Add", [total, self._columns(bias.array)], F32)
+        bias = self._bias(scale)
+        return total if bias is None else self._append("Add", [total, bias], F32)
+
+    def _bias(self, scale: Array) -> Value | None:
+        """Return what is added to the scaled sums: the bias, and what the padding leaves out."""
+        given = self.anchor.input(2)
+        bias = None if given is None else given.array.reshape(-1)
+        if not _has_shifted_padding(self.anchor, self.data):
+            return None if bias is None else self._columns(bias)
+        border = padding_sums(self.anchor, self.data, self.weight)
+        ones = (1,) * (border.ndim - 1)
+        total = border * scale.reshape(-1, *ones)
+        if bias is not None:
+            total = total + bias.reshape(-1, *ones)
+        return self.graph.constant(total.astype(np.float32))
 
     def _columns(self, array: Array) -> Value:
         """Return per-column numbers as a constant that broadcasts against the product."""

@@ -23,7 +23,7 @@ from planish.backends.cpu.codegen.epilogue import (
 )
 from planish.backends.cpu.codegen.gemm import print_gemm
 from planish.backends.cpu.codegen.gemm_problem import Blocking, Problem, RowClip
-from planish.backends.cpu.codegen.integer_form import BYTES, integer_form
+from planish.backends.cpu.codegen.integer_form import BYTES, integer_form, without_zero_point
 from planish.backends.cpu.codegen.packing import pack_columns, pack_matrix
 from planish.backends.cpu.codegen.row_axes import Axis, merge_axes
 from planish.errors import TacticError
@@ -138,16 +138,6 @@ def zero_point_of(value: Value | None) -> int:
     return 0 if value is None else int(value.array.reshape(-1)[0])
 
 
-def without_zero_point(weights: Array, zero: Value | None, axis: int) -> Array:
-    """Return weights of eight bits minus their zero points, which vary along `axis` at most."""
-    if zero is None or not zero.array.any():
-        return weights
-    offset = zero.array.astype(np.int16).reshape(-1)
-    if offset.size > 1:
-        offset = offset.reshape(-1, *(1,) * (weights.ndim - 1 - axis % weights.ndim))
-    return weights.astype(np.int16) - offset
-
-
 def refuse_integers(weights: Array) -> str | None:
     """Return why weights without their zero points are no signed bytes, or None."""
     if weights.dtype == np.int8 or weights.size == 0:
@@ -189,8 +179,6 @@ def refuse_memory(shape: ConvolutionShape) -> str | None:
     if not isinstance(operand.strides[-1], int):
         return "the input's innermost spatial stride is symbolic"
     pairs = shape.window.padding.static or ()
-    if shape.zero != 0 and any(pair != (0, 0) for pair in pairs):
-        return "the padding holds zeros, not the input's zero point"
     for (before, after), (have_before, have_after) in zip(pairs, operand.halo[2:], strict=True):
         if before > have_before or after > have_after:
             return "the input has no zeros around it for the padding"

@@ -5,7 +5,8 @@
 A tile is a few neighbouring output pixels of one row times one vector of channels, all in
 registers. For each kernel row the filter's taps are loaded once and every input pixel is loaded
 once for all outputs that it reaches. Padding is zeros in memory. Bound by L1 loads at stride 1 and
-3x3 (12 loads for 21 FMAs with 7 pixels) and by L2 where a layer's rows exceed L1.
+3x3 (12 loads for 21 FMAs with 7 pixels) and by L2 where a layer's rows exceed L1. Bytes take four
+rows of the filter at once (codegen/depthwise_bytes.py); what follows the sums then takes longer.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from planish.backends.cpu.codegen.element import VectorUnit, vector_unit
+from planish.backends.cpu.codegen.depthwise_bytes import GROUP, ByteTaps
+from planish.backends.cpu.codegen.element import ElementKind, VectorUnit, vector_unit
 from planish.backends.cpu.codegen.epilogue import (
     Epilogue,
     make_epilogue,
@@ -28,7 +30,9 @@ from planish.backends.cpu.codegen.scalar import c_dim
 from planish.backends.cpu.codegen.tile import print_block
 from planish.backends.cpu.tactics.convolution import (
     ConvolutionShape,
+    first_sums,
     read_convolution,
+    refuse_integers,
     refuse_memory,
 )
 from planish.errors import TacticError
@@ -52,7 +56,7 @@ class DepthwiseConvolution(Tactic):
         """Accept channels-last inputs that hold their padding, one filter a channel."""
         if vector_unit(target) is None:
             return no("the CPU has no AVX2")
-        shape = read_convolution(region)
+        shape = read_convolution(region, integers=True)
         if isinstance(shape, str):
             return no(shape)
         if shape.channels != 1 or shape.outputs != 1 or shape.group == 1:
@@ -60,11 +64,13 @@ class DepthwiseConvolution(Tactic):
         if shape.window.kernel[-1] > LONGEST_ROW:
             return no(f"a kernel row of {shape.window.kernel[-1]} taps exceeds the registers")
         reason = refuse_memory(shape)
+        if reason is None and shape.is_integer:
+            reason = refuse_integers(shape.weights)
         return YES if reason is None else no(reason)
 
     def configs(self, region: Region, target: Target) -> list[Config]:
         """Return pixels of a tile by the order of the loops over pixels and channels."""
-        unit, shape = vector_unit(target), read_convolution(region)
+        unit, shape = vector_unit(target), read_convolution(region, integers=True)
         if unit is None or isinstance(shape, str):
             return []
         sizes = WIDE_PIXELS if unit.lanes == 16 else NARROW_PIXELS
@@ -78,11 +84,16 @@ class DepthwiseConvolution(Tactic):
 
     def build(self, region: Region, config: Config, target: Target) -> Kernel:
         """Return the kernel."""
-        unit, shape = vector_unit(target), read_convolution(region)
+        unit, shape = vector_unit(target), read_convolution(region, integers=True)
         if unit is None or isinstance(shape, str):
             raise TacticError(f"depthwise_conv cannot do it: {shape}", where=region.name)
-        epilogue = make_epilogue(region, split_body(region.body, shape.anchor), 1, shape.bias)
-        printer = _Printer(region, shape, epilogue, unit, config["pixels"], config["inner"])
+        start = shape.bias
+        if shape.is_integer:
+            filters = shape.weights.reshape(shape.group, -1).T
+            start = first_sums(filters, shape.zero, unit.kind_in_place(shape.operand.dtype))
+        parts = split_body(shape.region.body, shape.anchor)
+        epilogue = make_epilogue(shape.region, parts, 1, start)
+        printer = _Printer(shape.region, shape, epilogue, unit, config["pixels"], config["inner"])
         return printer.kernel()
 
 
@@ -123,58 +134,94 @@ class _Printer:
         items = product(self.extents[:-1])
         return Kernel(source, items, self.packed(), 0, self.unit.isa)
 
+    @property
+    def kind(self) -> ElementKind:
+        return self.unit.kind_in_place(self.shape.operand.dtype)
+
+    @property
+    def padded(self) -> int:
+        """Channels rounded up to whole vectors."""
+        return -(-self.channels // self.unit.lanes) * self.unit.lanes
+
+    @property
+    def byte_taps(self) -> ByteTaps:
+        return ByteTaps(self.unit, self.kind, self.shape.window, self.padded)
+
     def packed(self) -> tuple[np.ndarray, ...]:
         """Return the epilogue's arrays, the weights [taps][channels] and the bias [channels]."""
-        padded = -(-self.channels // self.unit.lanes) * self.unit.lanes
-        taps = self.shape.weights.reshape(self.channels, -1).astype(np.float32).T
-        weights = np.zeros((len(taps), padded), np.float32)
-        weights[:, : self.channels] = taps
-        bias = np.zeros(padded, np.float32)
+        bias = np.zeros(self.padded, np.int32 if self.shape.is_integer else np.float32)
         if self.epilogue.bias is not None:
             bias[: self.channels] = self.epilogue.bias
+        if self.shape.is_integer:
+            return (*self.epilogue.arrays, self.byte_taps.pack(self.shape.weights[:, 0]), bias)
+        taps = self.shape.weights.reshape(self.channels, -1).astype(np.float32).T
+        weights = np.zeros((len(taps), self.padded), np.float32)
+        weights[:, : self.channels] = taps
         return (*self.epilogue.arrays, weights, bias)
 
     # -- tiles -----------------------------------------------------------------------------------
 
     @property
     def input_ctype(self) -> str:
-        return "uint16_t" if self.shape.operand.dtype is BF16 else "float"
+        return self.kind.input_ctype
+
+    @property
+    def weight_ctype(self) -> str:
+        return self.kind.ctype if self.shape.is_integer else "float"
 
     def print_tile(self, width: int) -> str:
         v, window = self.unit.prefix, self.shape.window
-        padded = -(-self.channels // self.unit.lanes) * self.unit.lanes
         kernel_w = window.kernel[-1]
-        lines = [f"{v} a{x} = {v}_load(bias);" for x in range(width)]
-        pointer, opened = "in", 0
+        sums = self.kind.sum_vector(v)
+        lines = [f"{sums} a{x} = {sums}_load(bias);" for x in range(width)]
         strides = self.shape.operand.strides[2:]
-        for axis, (count, dilation) in enumerate(
-            zip(window.kernel[:-1], window.dilations[:-1], strict=True)
-        ):
-            if count == 1:
-                continue
-            step = self.dim(strides[axis] * dilation)
-            later = int(np.prod(window.kernel[axis + 1 :])) * padded
-            # the filter pointer follows the loops: taps of inner loops come first
+        # bytes take the rows of a filter together: only axes before them are loops
+        looped = len(window.kernel) - (2 if self.shape.is_integer else 1)
+        loops, pointer, weights = self.print_tap_loops(max(looped, 0))
+        lines += loops
+        if self.shape.is_integer:
+            row = self.dim(strides[-2] * window.dilations[-2]) if len(strides) > 1 else "0"
+            steps = [row, self.dim(strides[-1])]
+            lines += self.byte_taps.print_products(width, pointer, weights, steps)
+        else:
             lines += [
-                f"for (int64_t t{axis} = 0; t{axis} < {count}; t{axis}++) {{",
-                f"const {self.input_ctype} *in{axis} = {pointer} + t{axis} * {step};",
-                f"const float *w{axis} = {'w' if not opened else self.last_w} + t{axis} * {later};",
+                f"const {v} f{k} = {v}_load({weights} + {k * self.padded});"
+                for k in range(kernel_w)
             ]
-            pointer, self.last_w = f"in{axis}", f"w{axis}"
-            opened += 1
-        weights = self.last_w if opened else "w"
-        lines += [f"const {v} f{k} = {v}_load({weights} + {k * padded});" for k in range(kernel_w)]
-        lines += self.print_row(width, pointer)
-        lines += ["}"] * opened
+            lines += self.print_row(width, pointer)
+        lines += ["}"] * sum(line.startswith("for") for line in loops)
         lines += self.print_finishes(width)
         parameters = (
-            f"const {self.input_ctype} *in, const float *w, const float *bias, int part, "
+            f"const {self.input_ctype} *in, const {self.weight_ctype} *w, "
+            f"const {self.kind.sum_ctype} *bias, int part, "
             f"const int64_t *d{parameters_of(self.epilogue)}"
         )
         head = f"static __attribute__((noinline)) void @NAME@_{width}({parameters})"
         return f"{head} {{\n{print_block(lines)}}}\n"
 
-    last_w: str = "w"
+    def print_tap_loops(self, count: int) -> tuple[list[str], str, str]:
+        """Return loops over the first `count` kernel axes, and the names of input and filters."""
+        window, strides = self.shape.window, self.shape.operand.strides[2:]
+        pointer, weights, lines = "in", "w", []
+        for axis in range(count):
+            if window.kernel[axis] == 1:
+                continue
+            step = self.dim(strides[axis] * window.dilations[axis])
+            inner = window.kernel[axis + 1 : count]
+            later = int(np.prod(inner)) * self.filter_elements(count)
+            lines += [
+                f"for (int64_t t{axis} = 0; t{axis} < {window.kernel[axis]}; t{axis}++) {{",
+                f"const {self.input_ctype} *in{axis} = {pointer} + t{axis} * {step};",
+                f"const {self.weight_ctype} *w{axis} = {weights} + t{axis} * {later};",
+            ]
+            pointer, weights = f"in{axis}", f"w{axis}"
+        return lines, pointer, weights
+
+    def filter_elements(self, looped: int) -> int:
+        """Return the packed weights behind the first `looped` kernel axes."""
+        if self.shape.is_integer:
+            return self.byte_taps.groups * self.shape.window.kernel[-1] * self.padded * GROUP
+        return int(np.prod(self.shape.window.kernel[looped:])) * self.padded
 
     def print_row(self, width: int, pointer: str) -> list[str]:
         """Return the loads of one input row, each followed by all products that use it."""
@@ -208,9 +255,10 @@ class _Printer:
 
         if epilogue.form == "inline":
             return [f"@NAME@_finish(a{x}, part, d{pointers(str(x))});" for x in range(width)]
-        lines = [f"float buffer[{width * lanes}] __attribute__((aligned(64)));"]
-        lines += [f"{v}_store(buffer + {x * lanes}, a{x});" for x in range(width)]
-        first = f"{v}_load(buffer + x * {lanes})"
+        ctype, sums = self.kind.sum_ctype, self.kind.sum_vector(v)
+        lines = [f"{ctype} buffer[{width * lanes}] __attribute__((aligned(64)));"]
+        lines += [f"{sums}_store(buffer + {x * lanes}, a{x});" for x in range(width)]
+        first = f"{sums}_load(buffer + x * {lanes})"
         if epilogue.form == "scalar":
             first = f"buffer + x * {lanes}"
         return [
@@ -225,14 +273,15 @@ class _Printer:
         accesses = self.epilogue.accesses
         pointer = len(self.region.inputs) + len(self.region.outputs) + len(self.epilogue.arrays)
         operand, ctype = self.shape.operand, self.input_ctype
+        weight, sums = self.weight_ctype, self.kind.sum_ctype
         origin: Dim = 0
         for pad, stride in zip(self.shape.begin, operand.strides[2:], strict=True):
             origin = origin - stride * pad
         lines = [
             f"const {ctype} *const input = (const {ctype} *)p[{self.shape.index}] + "
             f"{self.dim(origin)};",
-            f"const float *const weights = (const float *)p[{pointer}];",
-            f"const float *const biases = (const float *)p[{pointer + 1}];",
+            f"const {weight} *const weights = (const {weight} *)p[{pointer}];",
+            f"const {sums} *const biases = (const {sums} *)p[{pointer + 1}];",
             "for (int64_t item = begin; item < end; item++) {",
             "int64_t rest = item;",
         ]
@@ -293,9 +342,10 @@ class _Printer:
 
     def call(self, width: int) -> str:
         operand, step = self.shape.operand, self.shape.window.strides[-1]
+        group = GROUP if self.shape.is_integer else 1
         arguments = [
-            f"row_in + x * {self.dim(operand.strides[-1] * step)} + c", "weights + c", "biases + c",
-            "part", "d",
+            f"row_in + x * {self.dim(operand.strides[-1] * step)} + c", f"weights + c * {group}",
+            "biases + c", "part", "d",
         ]  # fmt: skip
         for access in self.epilogue.accesses:
             column = access.strides[1]

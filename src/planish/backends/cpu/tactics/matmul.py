@@ -31,7 +31,7 @@ from planish.backends.cpu.codegen.epilogue import (
 )
 from planish.backends.cpu.codegen.gemm import print_gemm
 from planish.backends.cpu.codegen.gemm_problem import Blocking, Problem, RightOperand
-from planish.backends.cpu.codegen.integer_form import BYTES, integer_form
+from planish.backends.cpu.codegen.integer_form import BYTES, integer_form, without_zero_point
 from planish.backends.cpu.codegen.packing import pack_columns, pack_matrix
 from planish.backends.cpu.codegen.row_axes import Axis, merge_axes
 from planish.backends.cpu.tactics.convolution import (
@@ -39,7 +39,6 @@ from planish.backends.cpu.tactics.convolution import (
     first_sums,
     input_behind_casts,
     refuse_integers,
-    without_zero_point,
     zero_point_of,
 )
 from planish.errors import TacticError
