@@ -11,12 +11,13 @@ import pytest
 
 from planish.config import BuildConfig, Profile
 from planish.importers.importer import read_model
-from planish.ir.dtypes import F32
+from planish.ir.dtypes import F32, I8, U8
 from planish.ir.graph import Graph, Node
 from planish.ops.interpreter import run_graph
 from planish.passes.building import emit
 from planish.passes.graph_pass import PassStatistics, count_layers, run_pipeline
 from planish.passes.pipeline import pipeline
+from planish.passes.quantized import PRODUCTS, is_quantized_product
 
 ROOT = Path(__file__).parents[3] / "shared" / "models"
 PHYSICAL = ("assign_layouts", "assign_storage")
@@ -81,13 +82,15 @@ def test_results_are_the_recorded_ones(name: str) -> None:
 
 
 @needs_models
-def test_quantized_weights_become_constants() -> None:
+def test_quantized_layers_become_regions_of_integers() -> None:
     graph = read_model(ROOT / "tf2onnx/vww_96_int8_qdq.onnx")
     optimized(graph)
-    inside = [inner for node in graph if node.op == "Region" for inner in node.body]
-    weights = [inner.inputs[1] for inner in inside if inner.op == "Conv"]
-    assert len(weights) == 27
-    assert all(value is not None and value.is_constant for value in weights)
+    regions = [node for node in graph if node.op == "Region"]
+    products = [inner for node in regions for inner in node.body if inner.op in PRODUCTS]
+    assert len(products) == 28
+    assert all(map(is_quantized_product, products))
+    between = [value for node in regions for value in node.present_inputs]
+    assert all(value.dtype in (I8, U8) for value in between)
 
 
 def chain(blocks: int) -> Graph:

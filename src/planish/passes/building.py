@@ -83,6 +83,11 @@ def finish(node: Node, graph: Graph, value: Value) -> bool:
     return True
 
 
+def same_types(results: Sequence[Value], wanted: Sequence[Value]) -> bool:
+    """Whether values have the types of others, pair by pair."""
+    return all(same_type(a, b) for a, b in zip(results, wanted, strict=True))
+
+
 def constant(graph: Graph, array: Array, like: Value, stem: str | None = None) -> Value:
     """Return a constant with the contents of `array` in the dtype of `like`."""
     name = graph.fresh_name(stem or like.name)

@@ -48,6 +48,8 @@ EPILOGUE = REDUCTIONS | {
 }  # fmt: skip
 # anchors whose kernels read their first operand element by element through the prologue
 PROLOGUE = REDUCTIONS | {"LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax"}
+# anchors whose kernels can dequantize their first operand, element by element, again for each tap
+DEQUANTIZING = ("AveragePool",)
 UNUSUAL = (STRING, F8E4M3, F8E5M2, I4, U4)  # elements that no generated code computes with
 QUANTIZATION = ("QuantizeLinear", "DequantizeLinear")
 LIMIT = 40  # nodes in a region
@@ -128,6 +130,8 @@ class _Grouping:
         for group in anchored:
             if is_quantized_product(group.anchor):
                 self._absorb(group, group.anchor.inputs[:2])
+            elif group.kind in DEQUANTIZING:
+                self._absorb(group, group.anchor.inputs[:1])
         for group in anchored:
             if group.kind in EPILOGUE:
                 self._grow_down(group)
@@ -157,7 +161,7 @@ class _Grouping:
             if candidate is None:
                 break
             members.append(candidate)
-            if self._live_outputs(members) == 1:
+            if self._live_outputs(members) == 1 and not self._is_readers_own(candidate):
                 best = len(members)
         for node in members[1:best]:
             group.members.append(node)
@@ -176,6 +180,22 @@ class _Grouping:
                 continue
             group.members.append(node)
             self._group[node] = group
+
+    def _is_readers_own(self, node: Node) -> bool:
+        """Whether `node` is a DequantizeLinear that its reader's region will take.
+
+        Then the tensor between the two regions is the integer one.
+        """
+        if dequantize_of(node.outputs[0]) is None or not self._is_private(node):
+            return False
+        reader, index = next(iter(node.output.uses))
+        if reader.graph is not self._graph:
+            return False
+        if self._may_join(reader):
+            return reader.output.shape == node.output.shape
+        if is_quantized_product(reader):
+            return index < 2
+        return index == 0 and (reader.op in PROLOGUE or reader.op in DEQUANTIZING)
 
     def _is_private(self, node: Node) -> bool:
         """Whether a DequantizeLinear may go where its only reader is."""

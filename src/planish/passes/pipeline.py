@@ -27,6 +27,7 @@ from planish.passes.graph_pass import (
 from planish.passes.inline_if import InlineIf
 from planish.passes.lower_precision import LowerPrecision
 from planish.passes.native_loops import NativeLoops
+from planish.passes.raise_pads import RaisePads
 from planish.passes.refine_types import RefineTypes
 from planish.passes.rules import RULES
 from planish.passes.settle_extents import SettleExtents
@@ -111,6 +112,7 @@ def lowering(
         *([LowerPrecision(*floats)] if "bf16" in (floats[0], *floats[1].values()) else []),
         FuseSiblings(),
         SettleQuantized(),
+        RaisePads(),
         FuseRegions(prints),
         AssignLayouts(),
         AssignStorage(),

@@ -12,6 +12,8 @@ the product becomes, and the tensors between such regions are integers too.
 
 from __future__ import annotations
 
+import numpy as np
+
 from planish.ir.dtypes import F32, I8, U8
 from planish.ir.graph import Node, Value
 
@@ -131,3 +133,25 @@ def is_kept_weight(node: Node) -> bool:
 def is_constant_dequantize(node: Node) -> bool:
     """Whether `node` dequantizes a constant with constant parameters."""
     return node.op == DEQUANTIZE and all(value.is_constant for value in node.present_inputs)
+
+
+def same_parameters(a: Node, b: Node) -> bool:
+    """Whether two nodes (QuantizeLinear or DequantizeLinear) have one scale and zero point."""
+    for left, right in zip((a.input(1), a.input(2)), (b.input(1), b.input(2)), strict=True):
+        if left is not right and not _equal(left, right):
+            return False
+    return bool(
+        is_single(a.input(1))
+        or (a.attributes["axis"], a.attributes["block_size"])
+        == (b.attributes["axis"], b.attributes["block_size"])
+    )
+
+
+def _equal(a: Value | None, b: Value | None) -> bool:
+    """Whether two parameters are equal constants; an absent zero point is a zero."""
+    if a is None or b is None:
+        present = a or b
+        return present is not None and present.is_constant and not present.array.any()
+    if not (a.is_constant and b.is_constant) or a.array.size != b.array.size:
+        return False
+    return a.dtype is b.dtype and bool(np.array_equal(a.array.reshape(-1), b.array.reshape(-1)))
