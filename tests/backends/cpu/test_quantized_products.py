@@ -48,9 +48,7 @@ DEPTHWISE = [
     Quantized("dw_line", (1, 24, 31), 24, (9,), "i8", pad=4, group=24, epilogue=("Relu",)),
     Quantized("dw_volume", (1, 16, 5, 6, 7), 16, (3, 3, 3), pad=1, group=16, result="f32"),
     Quantized("dw_dilated", (1, 20, 9, 9), 20, (3, 3), pad=2, dilation=2, group=20),
-    Quantized(
-        "dw_sigmoid", (1, 20, 9, 9), 20, (7, 7), "i8", pad=3, group=20, epilogue=("Sigmoid",)
-    ),
+    Quantized("dw_heavy", (1, 20, 9, 9), 20, (7, 7), "i8", pad=3, group=20, epilogue=("Sigmoid",)),
 ]
 PRODUCTS = [
     Quantized("plain", (33, 64), 48),

@@ -10,7 +10,8 @@ Its *integer form*, which kernels are printed from, is the same function without
 
 Sums are exact. A scale that only the data tells (sx) is a factor of its own. Zero points are
 constants. Padding is zeros in memory; where zero is not the zero point, the bias makes up for it at
-the border and has one number for each position. An epilogue that ends in QuantizeLinear absorbs its scale where it can (`absorb_scale`).
+the border and has one number for each position. An epilogue that ends in QuantizeLinear absorbs its
+scale where it can (`absorb_scale`).
 """
 
 from __future__ import annotations
@@ -119,7 +120,8 @@ def padding_sums(anchor: Node, data: Node, weight: Node) -> Array:
         inside = np.tensordot(inside, ((at >= 0) & (at < int(str(extent)))) * 1.0, axes=(1, 0))
     total = taps.reshape(len(taps), -1).sum(axis=1)
     zero = float(scalar_constant(data.input(2)) or 0)
-    return zero * (total.reshape(-1, *(1,) * (inside.ndim - 1)) - inside)
+    outside: Array = total.reshape(-1, *(1,) * (inside.ndim - 1)) - inside
+    return zero * outside
 
 
 def without_zero_point(weights: Array, zero: Value | None, axis: int) -> Array:

@@ -36,7 +36,6 @@ from planish.backends.cpu.tactics.convolution import (
     refuse_memory,
 )
 from planish.errors import TacticError
-from planish.ir.dtypes import BF16
 from planish.ir.shape import Dim, product
 from planish.tactics.tactic import YES, Config, Kernel, Region, Support, Tactic, no
 from planish.tactics.target import Target
