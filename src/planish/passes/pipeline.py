@@ -39,7 +39,7 @@ def optimize(
     graph: Graph,
     config: BuildConfig,
     prints: Callable[[Node], bool] = lambda node: True,
-    quantize: Callable[[Graph], None] | None = None,
+    quantize: Callable[[Graph], bool] | None = None,
 ) -> list[PassStatistics]:
     """Run the whole pipeline on `graph`; return what every pass did.
 
@@ -51,7 +51,8 @@ def optimize(
     prints : callable, optional
         Whether the device has code for a pointwise node; others are not fused.
     quantize : callable, optional
-        Called with the simplified graph, before it is lowered: may make integers of its layers.
+        Called with the simplified graph, before it is lowered: may make integers of its layers,
+        and returns whether it did.
 
     With PLANISH_DUMP set, the graph's text is written to that folder after each pass.
 
@@ -65,8 +66,8 @@ def optimize(
     name_tensors(graph)
     first, then = preparation(), lowering(config, prints)
     record = run_pipeline(graph, first, check=config.verify, observer=observer)
-    if quantize is not None:
-        quantize(graph)
+    if quantize is not None and quantize(graph):
+        then.insert(0, simplify())
     start = len(first) + 1
     return record + run_pipeline(graph, then, check=config.verify, observer=observer, start=start)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from planish.config import BuildConfig
 from planish.errors import ConfigError
 from planish.ir.graph import Graph, Node
+from planish.passes.fuse_siblings import FuseSiblings
 from planish.passes.overrides import check_overrides
 from planish.passes.quantized import DEQUANTIZE, QUANTIZE
 from planish.quantize.calibrate import Workbench, calibrate
@@ -71,8 +72,13 @@ class PrecisionRequest:
             request.unmet(f"fp16 was asked for, but {reason}: every layer runs in float32")
         return request
 
-    def quantize(self, graph: Graph, prints: Callable[[Node], bool], bench: Workbench) -> None:
+    def quantize(self, graph: Graph, prints: Callable[[Node], bool], bench: Workbench) -> bool:
         """Make integers of the layers of a simplified graph, when they are asked for.
+
+        Returns
+        -------
+        bool
+            Whether the graph changed.
 
         Raises
         ------
@@ -80,30 +86,32 @@ class PrecisionRequest:
             When there is nothing to take scales from.
         """
         if self.config.precision not in INTEGERS:
-            return
+            return False
         calibrator = self.config.calibrator
         if any(node.op in (QUANTIZE, DEQUANTIZE) for node in graph):
             if calibrator is not None:
                 self.notes.append(
                     "the model is quantized already: its own scales are used, the calibrator is not"
                 )
-            return
+            return False
         if calibrator is None:
             if self.config.precision == "int8":
                 raise _no_scales()
-            return
+            return False
+        changed = FuseSiblings().run(graph)
         overrides = self.config.layer_precisions
         values = quantizable_values(graph, overrides, prints)
         if not values:
             self.unmet("no layer can run on integers: none has constant weights, or all are "
                        "kept in floating point")  # fmt: skip
-            return
+            return changed
         self.ranges = calibrate(graph, values, calibrator, bench)
         self.notes += self.ranges.notes
         self.summary = quantize_graph(graph, self.ranges.thresholds, overrides, prints)
         self.notes += self.summary.notes
         if not self.summary.layers:
             self.unmet("int8 was asked for, but no layer runs on integers")
+        return True
 
     def unmet(self, reason: str) -> None:
         """Note that the precision was not reached; raise ConfigError when that is strict."""
