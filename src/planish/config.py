@@ -102,6 +102,11 @@ class BuildConfig:
     profiles : dict of str to Profile
         Ranges of inputs with symbolic extents. Without one, a symbolic batch (axis 0) serves 1
         to 32; any other symbolic extent asks for a profile.
+    signature : str or None
+        Of a TensorFlow SavedModel, the signature to build; by default ``serving_default``, else
+        the only one.
+    tags : tuple of str or None
+        Of a TensorFlow SavedModel, the tag set of the graph; by default the one for serving.
     time_budget : float
         Seconds that the whole build may take. A correct engine exists early; tuning improves it
         until the budget ends.
@@ -132,6 +137,8 @@ class BuildConfig:
     layer_precisions: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
     profiles: Mapping[str, Profile] = field(default_factory=dict)
+    signature: str | None = None
+    tags: tuple[str, ...] | None = None
     time_budget: float = 120.0
     workspace_limit: int | None = None
     threads: int | None = None
@@ -166,6 +173,12 @@ class BuildConfig:
                     where="BuildConfig.profiles",
                     fix='write {"input name": planish.Profile(min=..., opt=..., max=...)}',
                 )
+        if isinstance(self.tags, str):
+            raise ConfigError(
+                f"tags is {self.tags!r}, expected a tuple of tags",
+                where="BuildConfig.tags",
+                fix=f"write ({self.tags!r},)",
+            )
         if isinstance(self.tactic_sources, str) or self.tactic_sources == ():
             raise ConfigError(
                 f"tactic_sources is {self.tactic_sources!r}, expected names of tactics",
@@ -220,6 +233,7 @@ ENVIRONMENT = {
     "PLANISH_STOP_AFTER": "a stage (import, passes, tactics, tune, plan, compile) to stop after",
     "PLANISH_CACHE": "folder of the default timing cache and compiled objects",
     "PLANISH_TF_TRT": "1: TensorFlow's own trt_convert module converts with Planish",
+    "PLANISH_TF_TIME_BUDGET": "seconds of building engines inside a running TensorFlow model (120)",
     "PLANISH_SHARED": "tests only: folder that holds models/ with recorded outputs",
     "PLANISH_TEST_VENV": "the README's test command only: where its virtual environment goes",
 }

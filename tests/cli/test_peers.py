@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 
 from planish.cli.peers import make_peer, optional_module
+from planish.config import BuildConfig
 from planish.errors import ConfigError
 from tests.conftest import DIGITS
 
+ONE_THREAD = BuildConfig(threads=1)
 X = {"image": np.random.default_rng(0).standard_normal((2, 1, 8, 8)).astype(np.float32)}
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino", "openvino:bf16"])
 def test_peers_agree_with_the_reference(name: str) -> None:
     pytest.importorskip(name.partition(":")[0])
-    want = make_peer("reference", DIGITS, 1)(X)["scores"]
-    got = make_peer(name, DIGITS, 1)(X)["scores"]
+    want = make_peer("reference", DIGITS, ONE_THREAD)(X)["scores"]
+    got = make_peer(name, DIGITS, ONE_THREAD)(X)["scores"]
     assert np.abs(got - want).max() < (0.1 if name.endswith("bf16") else 1e-3)
 
 
@@ -27,7 +29,7 @@ def test_peers_agree_with_the_reference(name: str) -> None:
 )
 def test_unknown_peers(name: str) -> None:
     with pytest.raises(ConfigError, match="unknown runtime"):
-        make_peer(name, DIGITS, 1)
+        make_peer(name, DIGITS, ONE_THREAD)
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
@@ -35,8 +37,8 @@ def test_what_a_peer_refuses_is_an_error_of_ours(name: str, tmp_path: Any) -> No
     pytest.importorskip(name)
     (tmp_path / "bad.onnx").write_bytes(b"no model")
     with pytest.raises(ConfigError, match="cannot run the model"):
-        make_peer(name, tmp_path / "bad.onnx", 1)
-    peer = make_peer(name, DIGITS, 1)
+        make_peer(name, tmp_path / "bad.onnx", ONE_THREAD)
+    peer = make_peer(name, DIGITS, ONE_THREAD)
     with pytest.raises(ConfigError, match="cannot run the model"):
         peer({"image": np.zeros((2, 3), np.float32)})
 

@@ -19,6 +19,8 @@ from planish.cli.common import (
     Precision,
     Profiles,
     Seed,
+    Signature,
+    Tags,
     TimeBudget,
     TimingCache,
     Tune,
@@ -27,6 +29,7 @@ from planish.cli.common import (
     guarded,
     is_engine,
     parse_profiles,
+    parse_tags,
     percentiles,
     read_inputs,
     table,
@@ -54,18 +57,21 @@ def bench_command(
     against: Annotated[
         str,
         typer.Option(
-            help="Other runtimes, with commas: onnxruntime, openvino, openvino:bf16, reference."
+            help="Other runtimes, with commas: onnxruntime, openvino, openvino:bf16, tensorflow, "
+            "reference."
         ),
     ] = "",
     model: Annotated[
         Path | None,
-        typer.Option(help="The ONNX model, when ENGINE is an engine file and --against is given."),
+        typer.Option(help="The model, when ENGINE is an engine file and --against is given."),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads of every runtime; the process is bound to as many.")
     ] = None,
     precision: Precision = "fp32",
     profile: Profiles = None,
+    signature: Signature = None,
+    tags: Tags = None,
     inputs: Inputs = None,
     seconds: Annotated[
         float, typer.Option(help="Measuring time, for all runtimes together.")
@@ -91,17 +97,17 @@ def bench_command(
     source = model if is_engine(engine) else engine
     names = [name for name in against.split(",") if name]
     if names and source is None:
-        raise ConfigError("--against needs the model as well", fix="add --model MODEL.onnx")
-    profiles = parse_profiles(profile)
+        raise ConfigError("--against needs the model as well", fix="add --model MODEL")
     with _bound_to_cores(threads) as count:
         config = BuildConfig(
-            profiles=profiles, precision=precision, threads=count, tune=tune,
+            profiles=parse_profiles(profile), precision=precision, threads=count, tune=tune,
+            signature=signature, tags=parse_tags(tags),
             time_budget=time_budget, timing_cache=timing_cache,
         )  # fmt: skip
         loaded = engine_of(engine, config)
         arrays = read_inputs(loaded, inputs, seed)
         runners: dict[str, Runner] = {"planish": loaded.run}
-        runners |= {name: make_peer(name, source or engine, count, profiles) for name in names}
+        runners |= {name: make_peer(name, source or engine, config) for name in names}
         times = measure(runners, arrays, seconds)
         profiled = loaded.profile(arrays) if regions or trace is not None else None
     if profiled is not None and trace is not None:

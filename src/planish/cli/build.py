@@ -14,6 +14,8 @@ from planish.cli.common import (
     AsJson,
     Precision,
     Profiles,
+    Signature,
+    Tags,
     Threads,
     TimeBudget,
     TimingCache,
@@ -23,6 +25,7 @@ from planish.cli.common import (
     interrupt_flag,
     is_engine,
     parse_profiles,
+    parse_tags,
     progress_bar,
     writing,
 )
@@ -32,6 +35,13 @@ from planish.errors import ConfigError
 from planish.report import BuildReport
 from planish.runtime.engine import Engine
 
+Model = Annotated[
+    Path,
+    typer.Argument(
+        help="An ONNX model, a TensorFlow SavedModel folder, a frozen graph (.pb), or a Keras file."
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
@@ -39,13 +49,21 @@ def register(app: typer.Typer) -> None:
 
 
 def build_command(
-    model: Annotated[Path, typer.Argument(help="An ONNX model.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="An ONNX model, a TensorFlow SavedModel folder, a frozen "
+            "graph (.pb) or a Keras file (.keras, .h5)."
+        ),
+    ],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="The engine file; by default MODEL with .plan."),
     ] = None,
     precision: Precision = "fp32",
     profile: Profiles = None,
+    signature: Signature = None,
+    tags: Tags = None,
     threads: Threads = None,
     time_budget: TimeBudget = 120.0,
     tune: Tune = "measure",
@@ -70,7 +88,7 @@ def build_command(
     """Build an engine from MODEL. Ctrl-C ends tuning and keeps the engine so far."""
     path = output or model.with_suffix(".plan")
     if is_engine(model):
-        raise ConfigError(f"{model} is an engine already", fix="build from its ONNX model")
+        raise ConfigError(f"{model} is an engine already", fix="build from its model")
     check_writable(path)
     if report is not None:
         check_writable(report)
@@ -78,6 +96,7 @@ def build_command(
     config = BuildConfig(
         precision=precision, profiles=parse_profiles(profile), threads=threads,
         time_budget=time_budget, workspace_limit=workspace_limit, tune=tune,
+        signature=signature, tags=parse_tags(tags),
         timing_cache=timing_cache, fallback=fallback, cancel=cancelled.is_set,
         tactic_sources=tuple(tactic_sources.split(",")) if tactic_sources else None,
     )  # fmt: skip

@@ -27,6 +27,7 @@ from planish.builder import build
 from planish.config import BuildConfig, Profile
 from planish.config import Progress as BuildProgress
 from planish.errors import BuildCancelled, ConfigError, InputError, PlanishError
+from planish.importers.keras_file import KERAS_SUFFIXES
 from planish.ir.dtypes import STRING, dtype_by_name
 from planish.ir.shape import evaluate
 from planish.runtime.engine import Engine, load
@@ -41,7 +42,11 @@ ENGINE_MAGIC = b"PK\x03\x04"  # an engine is a zip file, an ONNX model never sta
 
 # Options that several verbs have. A verb adds the default.
 EngineOrModel = Annotated[
-    Path, typer.Argument(help="An engine file (.plan), or an ONNX model that is built first.")
+    Path,
+    typer.Argument(
+        help="An engine file (.plan), or a model that is built first: ONNX, a TensorFlow "
+        "SavedModel folder, a frozen graph (.pb), a Keras file."
+    ),
 ]
 Inputs = Annotated[
     list[str] | None,
@@ -61,6 +66,14 @@ Profiles = Annotated[
         "x=1x224:8x224:32x224. One shape instead of three fixes it. May be "
         "given several times.",
     ),
+]
+Signature = Annotated[
+    str | None,
+    typer.Option(help="Signature of a SavedModel; by default serving_default, else the only one."),
+]
+Tags = Annotated[
+    str | None,
+    typer.Option(help="Tag set of a SavedModel, with commas; by default the one for serving."),
 ]
 Precision = Annotated[str, typer.Option(help="Precision of a model that is built: fp32 or bf16.")]
 Threads = Annotated[
@@ -168,9 +181,14 @@ def _bad_profile(what: str) -> ConfigError:
     )
 
 
+def parse_tags(text: str | None) -> tuple[str, ...] | None:
+    """Read ``serve,gpu``."""
+    return None if text is None else tuple(filter(None, text.split(",")))
+
+
 def is_engine(path: Path) -> bool:
     """Return whether `path` is an engine file, or is named like one."""
-    if not path.is_file():
+    if not path.is_file() or path.suffix in KERAS_SUFFIXES:  # .keras is a zip file, too
         return path.suffix == ".plan"
     with path.open("rb") as file:
         return file.read(len(ENGINE_MAGIC)) == ENGINE_MAGIC or path.suffix == ".plan"

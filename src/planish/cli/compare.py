@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,11 +17,14 @@ from planish.cli.common import (
     Precision,
     Profiles,
     Seed,
+    Signature,
+    Tags,
     Threads,
     emit,
     engine_of,
     guarded,
     parse_profiles,
+    parse_tags,
     read_inputs,
     table,
 )
@@ -37,16 +41,22 @@ def register(app: typer.Typer) -> None:
 
 
 def compare_command(
-    model: Annotated[Path, typer.Argument(help="The ONNX model.")],
+    model: Annotated[Path, typer.Argument(help="The model.")],
     engine: Annotated[
         Path | None,
         typer.Option(help="An engine of the model; without it MODEL is built, untuned."),
     ] = None,
     against: Annotated[
-        str, typer.Option(help="onnxruntime, openvino or reference (numpy, slow).")
-    ] = "onnxruntime",
+        str | None,
+        typer.Option(
+            help="onnxruntime, openvino, tensorflow or reference (numpy, slow). By default "
+            "tensorflow for a SavedModel, onnxruntime for ONNX."
+        ),
+    ] = None,
     inputs: Inputs = None,
     profile: Profiles = None,
+    signature: Signature = None,
+    tags: Tags = None,
     precision: Precision = "fp32",
     threads: Threads = None,
     tolerance: Annotated[
@@ -63,15 +73,18 @@ def compare_command(
 
     The exit code is 1 when an output differs by more than the tolerance.
     """
-    profiles = parse_profiles(profile)
-    config = BuildConfig(profiles=profiles, precision=precision, threads=threads, tune="off")
+    config = BuildConfig(
+        profiles=parse_profiles(profile), precision=precision, threads=threads, tune="off",
+        signature=signature, tags=parse_tags(tags),
+    )  # fmt: skip
     loaded = engine_of(engine or model, config)
     limit = DEFAULT_TOLERANCE.get(loaded.report.precision, 5e-4) if tolerance is None else tolerance
     arrays = read_inputs(loaded, inputs, seed)
     got = loaded.run(arrays)
-    want = make_peer(against, model, loaded.threads, profiles)(arrays)
+    peer = against or ("tensorflow" if model.is_dir() else "onnxruntime")
+    want = make_peer(peer, model, replace(config, threads=loaded.threads))(arrays)
     rows = [difference(name, got[name], np.asarray(want[name]), limit) for name in got]
-    emit({"against": against, "tolerance": limit, "outputs": rows}, as_json, _text(rows))
+    emit({"against": peer, "tolerance": limit, "outputs": rows}, as_json, _text(rows))
     if not all(row["ok"] for row in rows):
         raise typer.Exit(EXIT_DIFFERENT)
 

@@ -16,10 +16,13 @@ from planish.cli.common import (
     EngineOrModel,
     Precision,
     Profiles,
+    Signature,
+    Tags,
     emit,
     guarded,
     is_engine,
     parse_profiles,
+    parse_tags,
     table,
 )
 from planish.config import BuildConfig
@@ -52,6 +55,8 @@ def inspect_command(
         typer.Option(help="Print all about one region of an engine: alternatives, refusals."),
     ] = None,
     profile: Profiles = None,
+    signature: Signature = None,
+    tags: Tags = None,
     precision: Precision = "fp32",
     as_json: AsJson = False,
 ) -> None:
@@ -60,7 +65,10 @@ def inspect_command(
     Of a model: its layers before and after each kind of fusion. Of an engine also every region
     with its tactic, the alternatives that were measured, and memory.
     """
-    config = BuildConfig(profiles=parse_profiles(profile), precision=precision, tune="off")
+    config = BuildConfig(
+        profiles=parse_profiles(profile), precision=precision, tune="off",
+        signature=signature, tags=parse_tags(tags),
+    )  # fmt: skip
     if is_engine(path):
         _inspect_engine(load(path), show_graph, show_source, region, as_json)
     elif show_source or region is not None:
@@ -70,7 +78,7 @@ def inspect_command(
 
 
 def _inspect_model(path: Path, config: BuildConfig, show_graph: bool, as_json: bool) -> None:
-    graph = read_model(path, profiles=config.profiles)
+    graph = read_model(path, config.profiles, config.signature, config.tags)
     before, imported = _kinds(graph), count_layers(graph)
     passes = [PassReport(s.name, s.before, s.after, round(s.seconds, 4), dict(s.counts))
               for s in optimize(graph, config, backend_for(config.device).prints)]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Other runtimes that an engine is compared with: ONNX Runtime, OpenVINO, the numpy reference.
+"""Other runtimes that an engine is compared with: ONNX Runtime, TensorFlow, numpy and so on.
 
 They are optional packages, imported when asked for.
 """
@@ -9,12 +9,13 @@ import importlib
 import os
 import types
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from planish.config import Profile
+from planish.config import BuildConfig
 from planish.errors import ConfigError
 from planish.importers.importer import read_model
 from planish.ops.interpreter import run_graph
@@ -26,21 +27,19 @@ Runner = Callable[[Mapping[str, Array]], dict[str, Array]]
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def make_peer(
-    name: str, model: Path, threads: int, profiles: Mapping[str, Profile] | None = None
-) -> Runner:
+def make_peer(name: str, model: Path, config: BuildConfig) -> Runner:
     """Return a function that runs `model` in another runtime.
 
     Parameters
     ----------
     name : str
-        "onnxruntime", "openvino", "openvino:bf16" (its hint for lower precision) or "reference".
+        "onnxruntime", "openvino", "openvino:bf16" (its hint for lower precision), "tensorflow"
+        (for a SavedModel) or "reference".
     model : path
-        The ONNX model.
-    threads : int
-        Threads that the runtime may use.
-    profiles : dict of str to Profile, optional
-        What the numpy reference needs to read a model with symbolic shapes.
+        The model.
+    config : BuildConfig
+        Threads that the runtime may use, profiles that the numpy reference needs to read a model
+        with symbolic shapes, and which part of a SavedModel it is.
 
     Raises
     ------
@@ -49,15 +48,17 @@ def make_peer(
     """
     kind, _, precision = name.partition(":")
     if kind == "onnxruntime" and not precision:
-        return _onnxruntime(model, threads)
+        return _onnxruntime(model, config.thread_count)
     if kind == "openvino" and precision in ("", "bf16", "f32"):
-        return _openvino(model, threads, precision or "f32")
+        return _openvino(model, config.thread_count, precision or "f32")
+    if kind == "tensorflow" and not precision:
+        return _tensorflow(model, config)
     if kind == "reference" and not precision:
-        return _reference(model, profiles or {})
+        return _reference(model, config)
     raise ConfigError(
         f"unknown runtime {name!r}",
         where="--against",
-        fix="use onnxruntime, openvino, openvino:bf16 or reference",
+        fix="use onnxruntime, openvino, openvino:bf16, tensorflow or reference",
     )
 
 
@@ -117,8 +118,33 @@ def _openvino(model: Path, threads: int, precision: str) -> Runner:
     return run
 
 
-def _reference(model: Path, profiles: Mapping[str, Profile]) -> Runner:
-    graph = read_model(model, profiles=profiles)
+def _tensorflow(model: Path, config: BuildConfig) -> Runner:
+    if not model.is_dir():
+        raise ConfigError(
+            "TensorFlow runs SavedModel folders only", where=str(model), fix="--against reference"
+        )
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    tensorflow = optional_module("tensorflow")
+    # more threads than it started with are an error; that is how a second peer finds it
+    with suppress(RuntimeError):
+        tensorflow.config.threading.set_intra_op_parallelism_threads(config.thread_count)
+        tensorflow.config.threading.set_inter_op_parallelism_threads(1)
+    try:
+        loaded = tensorflow.saved_model.load(str(model), tags=config.tags)
+        run_signature = loaded.signatures[config.signature or "serving_default"]
+    except (ValueError, KeyError, AttributeError, OSError) as error:
+        raise _refused("TensorFlow", model, error) from error
+
+    def run(arrays: Mapping[str, Array]) -> dict[str, Array]:
+        fed = {name: tensorflow.constant(array) for name, array in arrays.items()}
+        return {name: tensor.numpy() for name, tensor in run_signature(**fed).items()}
+
+    run.keep = loaded  # type: ignore[attr-defined]  # its variables die with it
+    return run
+
+
+def _reference(model: Path, config: BuildConfig) -> Runner:
+    graph = read_model(model, config.profiles, config.signature, config.tags)
 
     def run(arrays: Mapping[str, Array]) -> dict[str, Array]:
         results = run_graph(graph, [arrays[name] for name in graph.input_names])

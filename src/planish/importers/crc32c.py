@@ -97,7 +97,7 @@ def _word_tables() -> tuple[Words, Words]:
         return states
 
     halves: Words = np.arange(1 << 16, dtype=np.uint32)
-    return after(halves, 4), after(halves << 16, 4)
+    return after(halves, 4), after(halves << np.uint32(16), 4)
 
 
 @cache
@@ -106,8 +106,9 @@ def _zero_tables(power: int) -> tuple[Words, ...]:
     bytes_: Words = np.arange(256, dtype=np.uint32)
     if power > 0:
         return tuple(
-            _advanced(_advanced(bytes_ << (8 * place), power - 1), power - 1) for place in range(4)
+            _advanced(_advanced(bytes_ << np.uint32(8 * place), power - 1), power - 1)
+            for place in range(4)
         )
     table = np.array(_byte_table(), np.uint32)
-    states = [bytes_ << (8 * place) for place in range(4)]
+    states = [bytes_ << np.uint32(8 * place) for place in range(4)]
     return tuple(table[state & 255] ^ (state >> 8) for state in states)

@@ -58,8 +58,9 @@ FunctionDef: 1 signature OpDef, 3 node_def *NodeDef, 4 ret %string, 6 control_re
 ArgAttrs: 1 attr %AttrValue
 SavedObjectGraph: 1 nodes *SavedObject, 2 concrete_functions %SavedConcreteFunction
 SavedObject: 1 children *ObjectReference, 4 user_object Empty !, 5 asset SavedAsset !,
-  6 function SavedFunction !, 7 variable SavedVariable !, 8 bare_concrete_function SavedBareFunction !,
-  9 constant SavedConstant !, 10 resource Empty !, 12 captured_tensor CapturedTensor !
+  6 function SavedFunction !, 7 variable SavedVariable !,
+  8 bare_concrete_function SavedBareFunction !, 9 constant SavedConstant !,
+  10 resource Empty !, 12 captured_tensor CapturedTensor !
 ObjectReference: 1 node_id int32, 2 local_name string
 SavedAsset: 1 asset_file_def_index int32
 SavedFunction: 1 concrete_functions *string

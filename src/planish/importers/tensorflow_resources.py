@@ -137,7 +137,7 @@ def _find(freezer: Freezer, frame: Frame, node: SourceNode, operands: list[Bindi
     table = freezer.table(operands[0]) if isinstance(operands[0], Resource) else None
     attributes = attributes_of(node.attributes, frame.bound, node.name)
     if table is not None:
-        attributes["table"] = table
+        attributes["table"] = _typed(table, attributes.get("Tin"), attributes.get("Tout"), node)
     copied = TfNode(frame.prefix + node.name, "LookupTableFindV2", inputs, attributes)
     return frame.builder.copy(copied).node
 
@@ -158,6 +158,23 @@ def make_table(keys: np.ndarray[Any, Any], values: np.ndarray[Any, Any], where: 
             where=where,
         )
     return TfTable(keys.reshape(-1), values.reshape(-1))
+
+
+def _typed(table: TfTable, key: object, value: object, node: SourceNode) -> TfTable:
+    """Return the table with texts turned into the numbers that the operation declares."""
+
+    def numbers(array: np.ndarray[Any, Any], dtype: object) -> np.ndarray[Any, Any]:
+        if array.dtype != object or not isinstance(dtype, np.dtype):
+            return array
+        try:
+            return np.array([dtype.type(text) for text in array.tolist()], dtype)
+        except ValueError as error:
+            raise ModelError(
+                f"the table holds texts, not numbers: {error}",
+                where=f"node {node.name} ({node.op})",
+            ) from error
+
+    return TfTable(numbers(table.keys, key), numbers(table.values, value))
 
 
 def _variable(node: SourceNode, operands: list[Binding]) -> Resource:

@@ -161,8 +161,9 @@ class SourceLibrary:
         results: Sequence[tuple[str, Port]],
         effects: Sequence[str] = (),
     ) -> SourceBody:
-        """Return the part of the main graph between arguments, whose `source` they feed, and
-        results.
+        """Return the part of the main graph that results and effects need.
+
+        The tensors that the arguments' `source` names are taken from the arguments.
         """
         fed = {port_of(argument.source): argument.name for argument in arguments}
         nodes: dict[str, SourceNode] = {}

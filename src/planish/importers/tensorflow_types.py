@@ -32,8 +32,10 @@ TYPES: dict[int, TfType] = {
 STRING = 7
 
 # how quantized types are stored
-_STORAGE = {11: np.dtype(np.int8), 12: np.dtype(np.uint8), 13: np.dtype(np.int32),
-            15: np.dtype(np.int16), 16: np.dtype(np.uint16)}  # fmt: skip
+_STORAGE: dict[int, np.dtype[Any]] = {
+    11: np.dtype(np.int8), 12: np.dtype(np.uint8), 13: np.dtype(np.int32), 15: np.dtype(np.int16),
+    16: np.dtype(np.uint16),
+}  # fmt: skip
 _VALUE_FIELDS = {
     1: "float_val", 2: "double_val", 3: "int_val", 4: "int_val", 5: "int_val", 6: "int_val",
     7: "string_val", 8: "scomplex_val", 9: "int64_val", 10: "bool_val", 11: "int_val",
@@ -51,7 +53,9 @@ def element_type(number: int) -> TfType:
 
 def storage_type(number: int, where: str) -> np.dtype[Any]:
     """Return the numpy type that holds elements of a DataType; raise ModelError without one."""
-    dtype = _STORAGE.get(number % REFERENCE, element_type(number))
+    dtype = element_type(number)
+    if number % REFERENCE in _STORAGE:
+        return _STORAGE[number % REFERENCE]
     if isinstance(dtype, str):
         raise ModelError(f"tensors of the type {dtype} cannot be read", where=where)
     return dtype
