@@ -274,6 +274,10 @@ class Builder:
         self.at(node, own)
         return self._complete(outputs)
 
+    def append(self, name: str, graph: Graph, operands: Sequence[Operand]) -> list[Operand]:
+        """Append the nodes of a function to another graph, which may read this one's values."""
+        return self._complete(self._convert(self.function(name), graph, operands))
+
     def _complete(self, outputs: list[Operand]) -> list[Operand]:
         if any(output is MISSING for output in outputs):
             raise Skipped

@@ -67,6 +67,8 @@ def crop_and_resize(node: TfNode, builder: Builder) -> Value:
     picked = builder.emit("Gather", turned, owners, axis=0)
     places = [_crop_places(builder, boxes, axis, crop[axis]) for axis in (0, 1)]
     inside = [_within(builder, place) for place in places]
+    if mode == "nearest":
+        places = [_snapped(builder, place, image, axis + 1) for axis, place in enumerate(places)]
     # [-1, 1] from the first pixel's centre to the last's: x = 2 p - 1
     two, one = builder.constant(np.float32(2)), builder.constant(np.float32(1))
     scaled = [builder.emit("Sub", builder.emit("Mul", place, two), one) for place in places]
@@ -99,6 +101,16 @@ def _crop_places(builder: Builder, boxes: Value, axis: int, count: int) -> Value
         return builder.emit("Mul", middle, builder.constant(np.float32(0.5)))
     steps = builder.constant((np.arange(count) / (count - 1)).astype(np.float32))
     return builder.emit("Add", low, builder.emit("Mul", builder.emit("Sub", high, low), steps))
+
+
+def _snapped(builder: Builder, place: Value, image: Value, axis: int) -> Value:
+    """Return places on the nearest pixels, halves rounded up as TensorFlow does."""
+    extent = builder.cast(_extents(builder, image, axis, axis + 1), F32)
+    one = builder.constant(np.float32(1))
+    last = builder.emit("Max", builder.emit("Sub", extent, one), one)
+    pixel = builder.emit("Mul", place, last)
+    rounded = builder.emit("Floor", builder.emit("Add", pixel, builder.scalar(0.5, pixel)))
+    return builder.emit("Div", rounded, last)
 
 
 def _within(builder: Builder, place: Value) -> Value:

@@ -17,13 +17,16 @@ from planish.ir.graph import Value
 def fake_quant(node: TfNode, builder: Builder) -> Value:
     """Round to the quanta of a range, given by attributes or constants."""
     if node.op.endswith("Args"):
-        low, high = (np.float32(builder.attribute(n, d)) for n, d in (("min", -6.0), ("max", 6.0)))
+        low, high = (
+            np.array(builder.attribute(name, default), np.float32)
+            for name, default in (("min", -6.0), ("max", 6.0))
+        )
     else:
         low, high = (_constant(builder, index) for index in (1, 2))
     bits = int(builder.attribute("num_bits", 8))
     smallest = int(bool(builder.attribute("narrow_range", False)))
     largest = 2**bits - 1
-    scale, zero = nudged(np.asarray(low), np.asarray(high), smallest, largest)
+    scale, zero = nudged(low, high, smallest, largest)
     return quantum(builder, builder.input(0), scale, zero, smallest, largest)
 
 
@@ -122,5 +125,5 @@ def _symmetric_scale(low: Array, high: Array, smallest: int, largest: int) -> Ar
 def _rounded(builder: Builder, x: Value, scale: Array, smallest: int, largest: int) -> Value:
     step = builder.constant(scale.astype(np.float32))
     steps = builder.emit("Round", builder.emit("Div", x, step))
-    clipped = _clip(builder, steps, np.float32(smallest), np.float32(largest))
+    clipped = _clip(builder, steps, np.array(smallest), np.array(largest))
     return builder.emit("Mul", clipped, step)
