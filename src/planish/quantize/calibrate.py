@@ -22,7 +22,9 @@ from planish.quantize.cache import CalibrationCache, format_cache
 from planish.quantize.calibrators import Calibrator
 from planish.quantize.data import BatchAxis, Inputs, batch_axis, named, pieces
 from planish.quantize.histogram import FineHistogram
-from planish.quantize.scheme import Ranges, TensorRange, tensor_name
+from planish.quantize.insert_qdq import UNSIGNED_LEVELS
+from planish.quantize.non_negative import is_non_negative
+from planish.quantize.scheme import LEVELS, Ranges, TensorRange, tensor_name
 from planish.runtime.engine import Engine
 
 Array = np.ndarray[Any, Any]
@@ -113,6 +115,10 @@ class _Run:
         self.calibrator = calibrator
         self.bench = bench
         self.names = {tensor_name(value): str(value.producer or "an input") for value in values}
+        self.levels = {
+            tensor_name(value): UNSIGNED_LEVELS if is_non_negative(value) else LEVELS
+            for value in values
+        }
         self.histograms = {name: FineHistogram() for name in self.names}
         self.batches = 0
         self.stopped = ""
@@ -163,7 +169,7 @@ class _Run:
             elif not fine.amax:
                 zero.append(name)
             else:
-                found[name] = self._range(fine)
+                found[name] = self._range(fine, self.levels[name])
         notes = [f"calibrated on {self.batches} batch(es){self.stopped and ': ' + self.stopped}"]
         if zero:
             notes.append(f"always zero on the calibration data, not quantized: {', '.join(zero)}")
@@ -171,8 +177,8 @@ class _Run:
             notes.append(f"infinite on the calibration data, not quantized: {', '.join(infinite)}")
         return Ranges(found, self.calibrator.algorithm, self.batches, tuple(notes))
 
-    def _range(self, fine: FineHistogram) -> TensorRange:
-        histogram, amax = fine.finish(), fine.amax
+    def _range(self, fine: FineHistogram, levels: int) -> TensorRange:
+        histogram, amax = fine.finish(levels), fine.amax
         threshold = float(self.calibrator.threshold(histogram, amax))
         if not 0 < threshold < np.inf:
             raise ConfigError(
@@ -184,7 +190,7 @@ class _Run:
             amax=amax,
             minimum=fine["minimum"],
             maximum=fine["maximum"],
-            clipped_share=histogram.share_above(threshold),
+            clipped_share=histogram.share_above(threshold) if threshold < amax else 0.0,
             histogram=histogram,
         )
 

@@ -44,10 +44,14 @@ class Histogram:
         Elements with `i * width <= |x| < (i + 1) * width`; the last bin includes its end. n is at
         most 2048.
     width : float
+    levels : int
+        Steps that the quantized form has up to its threshold: 127, or 255 for a tensor that is
+        stored without a sign.
     """
 
     counts: Array
     width: float
+    levels: int = 127
 
     @property
     def total(self) -> int:
@@ -105,7 +109,7 @@ class FineHistogram:
         places = (np.abs(finite) * scale).astype(np.int64)
         self.bins += np.bincount(places, minlength=FINE + 1).astype(np.uint64)
 
-    def finish(self) -> Histogram:
+    def finish(self, levels: int = 127) -> Histogram:
         """Return at most 2048 bins of one width that hold every finite magnitude seen."""
         width = 2.0 ** self["exponent"] / FINE
         used = max(int(np.ceil(self.amax / width)), 1)
@@ -114,7 +118,7 @@ class FineHistogram:
         padded = np.zeros(bins * merged, np.int64)
         padded[:used] = self.bins[:used]
         padded[-1] += int(self.bins[used:].sum())  # what equals the largest magnitude
-        return Histogram(padded.reshape(bins, merged).sum(axis=1), width * merged)
+        return Histogram(padded.reshape(bins, merged).sum(axis=1), width * merged, levels)
 
     def _widen(self, largest: np.float32) -> None:
         if largest == 0:

@@ -4,6 +4,11 @@ Entropy: S. Migacz, "8-bit inference with TensorRT", GTC 2017 (S7310). For every
 P = counts[:i] with the counts beyond added to the last bin, and Q = counts[:i] with each of 128
 groups of neighbouring bins spread evenly over its bins that are not empty; both normalised. The cut
 of least KL(P || Q) wins, the last one among equals. Threshold = (i + 0.5) * width.
+
+Cuts that would clip more than `MOST_CLIPPED` of the elements are left out. On smooth distributions
+(normal to lognormal) the best cut clips 0.13 % at most. A background of one value, however, makes a
+bin so high that all else can be added to it at little divergence: without the bound, a digit
+classifier whose input has such a background falls from 99 % to 31 %.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ Array = np.ndarray[Any, Any]
 
 GROUPS = 128  # magnitudes that eight signed bits tell apart
 FIRST_CUT = 128
+MOST_CLIPPED = 0.01
 SAME = 1e-12  # divergences closer than this are equal: they differ by rounding
 
 
@@ -35,7 +41,7 @@ def entropy_threshold(histogram: Histogram) -> float:
 
 
 def _divergences(counts: Array) -> Array:
-    """Return KL(P || Q) of every cut from `FIRST_CUT` on; infinite where Q lacks what P has."""
+    """Return KL(P || Q) of every cut from `FIRST_CUT` on; infinite where it cannot be chosen."""
     cuts = np.arange(FIRST_CUT, len(counts) + 1)
     total = counts.sum()
     mass = _prefix(counts)
@@ -53,7 +59,8 @@ def _divergences(counts: Array) -> Array:
     # the outliers stand in the last bin, so Q's value there counts for them too
     p_log_q = (group_mass * spread).sum(axis=1) + outliers * spread[:, -1] - total * log_inside
     unmatched = ((last == 0) & (outliers > 0)) | (mass[cuts] == 0)
-    return np.where(unmatched, np.inf, (p_log_p - p_log_q) / total)
+    refused = unmatched | (outliers > MOST_CLIPPED * total)
+    return np.where(refused, np.inf, (p_log_p - p_log_q) / total)
 
 
 def quantile_threshold(
@@ -84,20 +91,21 @@ def mse_threshold(histogram: Histogram, amax: float) -> float:
     if bins <= FIRST_CUT:
         return amax
     coarse = np.arange(FIRST_CUT, bins + 1, 8)
-    best = _least_error(histogram.counts, coarse)
+    best = _least_error(histogram, coarse)
     fine = np.arange(max(best - 8, FIRST_CUT), min(best + 8, bins) + 1)
-    return min(_least_error(histogram.counts, fine) * histogram.width, amax)
+    return min(_least_error(histogram, fine) * histogram.width, amax)
 
 
-def _least_error(counts: Array, cuts: Array) -> int:
+def _least_error(histogram: Histogram, cuts: Array) -> int:
     """Return the cut (in bins) of least squared error; elements count as at their bin's centre."""
-    filled = np.flatnonzero(counts)
-    centres, weights = filled + 0.5, counts[filled].astype(np.float64)
+    filled = np.flatnonzero(histogram.counts)
+    centres, weights = filled + 0.5, histogram.counts[filled].astype(np.float64)
+    levels = float(histogram.levels)
     weights[filled == 0] = 0.0  # zeros, nearly all of them
     errors = np.empty(len(cuts))
     for index, cut in enumerate(cuts):
-        scale = cut / 127.0
-        rounded = np.minimum(np.rint(centres / scale), 127.0) * scale
+        scale = cut / levels
+        rounded = np.minimum(np.rint(centres / scale), levels) * scale
         errors[index] = np.dot(np.square(rounded - centres), weights)
     return int(cuts[np.flatnonzero(errors <= errors.min())[-1]])
 
