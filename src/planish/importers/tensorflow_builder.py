@@ -274,6 +274,12 @@ class Builder:
         self.at(node, own)
         return self._complete(outputs)
 
+    def inside(self, graph: Graph) -> Builder:
+        """Return a builder for the same node that appends to a subgraph."""
+        inner = Builder(graph, self.functions, self._convert)
+        inner.at(self.node, self.operands)
+        return inner
+
     def append(self, name: str, graph: Graph, operands: Sequence[Operand]) -> list[Operand]:
         """Append the nodes of a function to another graph, which may read this one's values."""
         return self._complete(self._convert(self.function(name), graph, operands))

@@ -78,6 +78,10 @@ class ArrayHandle:
 class NeedsTensor(Exception):  # noqa: N818 (a decision, not an error)
     """A loop's body does more with a list than write one element: the tensor has to be carried."""
 
+    def __init__(self, given: TensorList) -> None:
+        super().__init__()
+        self.base = given.base if isinstance(given, Written) else given
+
 
 # -- what lists hold -------------------------------------------------------------------------------
 
@@ -85,7 +89,7 @@ class NeedsTensor(Exception):  # noqa: N818 (a decision, not an error)
 def elements_of(builder: Builder, given: TensorList, like: Value | None = None) -> Value:
     """Return the tensor that holds all elements; zeros in the shape of `like` where none is."""
     if isinstance(given, LoopList | Written):
-        raise NeedsTensor
+        raise NeedsTensor(given)
     if given.elements is not None:
         return given.elements
     if like is not None and like.shape is not None:
@@ -120,7 +124,7 @@ def list_operand(builder: Builder, index: int = 0) -> TensorList:
 def write(builder: Builder, given: TensorList, index: Value, value: Value) -> TensorList:
     """Return the list with `value` at `index`."""
     if isinstance(given, Written):
-        raise NeedsTensor
+        raise NeedsTensor(given)
     if isinstance(given, LoopList):
         return Written(given.dtype, given.length, None, given.shape, given, index, value)
     elements = elements_of(builder, given, value)
@@ -137,7 +141,7 @@ def read(builder: Builder, given: TensorList, index: Value) -> Value:
 def push(builder: Builder, given: TensorList, value: Value) -> TensorList:
     """Return the list with `value` behind its last element."""
     if isinstance(given, Written):
-        raise NeedsTensor
+        raise NeedsTensor(given)
     if isinstance(given, LoopList):
         return Written(given.dtype, given.length, None, given.shape, given, None, value)
     one = builder.unsqueeze(value, 0)
@@ -173,7 +177,7 @@ def gather(builder: Builder, given: TensorList, indices: Value) -> Value:
 def scatter(builder: Builder, given: TensorList, indices: Value, value: Value) -> TensorList:
     """Return the list with the slices of `value` at `indices`."""
     if isinstance(given, LoopList | Written):
-        raise NeedsTensor
+        raise NeedsTensor(given)
     if _is_everything(indices, given.length):
         return with_elements(builder, given, value)
     one = builder.emit("Gather", value, builder.constant(np.array(0, np.int64)), axis=0)
@@ -309,7 +313,7 @@ def resize(node: TfNode, builder: Builder) -> TensorList:
     if have == want and have is not None:
         return given
     if isinstance(given, LoopList | Written):
-        raise NeedsTensor
+        raise NeedsTensor(given)
     if given.elements is None:
         return replace(given, length=size)
     if have is None or want is None or not isinstance(have[0], int) or not isinstance(want[0], int):
