@@ -35,8 +35,12 @@ from planish.backends.cpu.codegen.tile import print_block
 from planish.errors import TacticError
 from planish.ir.shape import Dim, ceildiv, product
 
-# C type of the weights to the product of two tiles and the accumulators' C type
-PRODUCTS = {"uint16_t": ("_tile_dpbf16ps", "float")}
+# C type of the input to the product of two tiles; weights are bf16, or signed bytes
+PRODUCTS = {
+    "uint16_t": "_tile_dpbf16ps",
+    "uint8_t": "_tile_dpbusd",
+    "int8_t": "_tile_dpbssd",
+}
 
 
 @dataclass(frozen=True)
@@ -192,7 +196,7 @@ class _Printer:
         parameters = [
             *pointers,
             f"const {self.kind.ctype} *b",
-            "float *acc",
+            f"{self.kind.sum_ctype} *acc",
             "@NAME@_block *q",
             "const int64_t *d",
             "int64_t rows",
@@ -234,7 +238,7 @@ class _Printer:
     def print_step(self, vectors: int) -> list[str]:
         """Return the tile loads and products of one step."""
         use, rows = self.registers, self.blocking.rows
-        dot = PRODUCTS[self.kind.ctype][0]
+        dot = PRODUCTS[self.kind.input_ctype]
         itemsize = self.kind.dtype.itemsize
         stride = f"{self.dim(self.problem.x.strides[0])} * {itemsize}"
         left = [use.accumulators + i % use.left for i in range(rows)]
@@ -319,7 +323,8 @@ class _Printer:
             f"{weights}const weights = ({weights})p[{problem.weight_pointer}];",
         ]
         if self.rows.has_bias:
-            body.append(f"const float *const biases = (const float *)p[{problem.bias_pointer}];")
+            start = f"const {self.kind.sum_ctype} *"
+            body.append(f"{start}const biases = ({start})p[{problem.bias_pointer}];")
         return body
 
     def item_axes(self) -> list[tuple[str, Dim]]:
@@ -344,6 +349,7 @@ class _Printer:
             f"const int64_t last_panel = planish_min_i64(first_panel + {self.item_panels}, "
             f"{self.columns.panels});",
         ]
+        sums = f"{self.kind.sum_ctype} *"
         by_panel = "for (int64_t panel = first_panel; panel < last_panel; panel++) {"
         by_block = "for (int64_t block = first_block; block < last_block; block++) {"
         if self.hoisted:
@@ -357,7 +363,7 @@ class _Printer:
                 f"const int64_t shift = part * {self.dim(stride)};",
                 f"const {self.kind.ctype} *const b = panel_b + part * vectors * {chunk};",
                 by_block,
-                f"float *const acc = (float *)scratch + (block - first_block) * "
+                f"{sums}const acc = ({sums})scratch + (block - first_block) * "
                 f"{self.rows.slots * self.rows.width};",
                 *self.print_tiles(),
                 *self.print_call(),
@@ -368,7 +374,7 @@ class _Printer:
                 "}",
             ]
         inner = [
-            "float *const acc = (float *)scratch;",
+            f"{sums}const acc = ({sums})scratch;",
             *self.print_call(),
             *self.rows.print_waiting(self.blocking.interleave),
         ]
@@ -428,7 +434,8 @@ class _Printer:
             f"(matrix * {columns.padded} + column) * {depth};",
         ]
         if self.rows.has_bias:
-            body.append(f"const float *const bias = biases + matrix * {columns.padded} + column;")
+            start = f"const {self.kind.sum_ctype} *const bias"
+            body.append(f"{start} = biases + matrix * {columns.padded} + column;")
         return body
 
     def print_tiles(self) -> list[str]:

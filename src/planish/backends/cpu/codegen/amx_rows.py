@@ -63,6 +63,11 @@ class BlockRows:
         return wide + ([self.columns.vectors - 1] if self.columns.narrow else [])
 
     @property
+    def sums(self) -> str:
+        """C type of a register of accumulators, and the stem of its functions."""
+        return self.problem.kind.sum_vector(self.problem.unit.prefix)
+
+    @property
     def has_bias(self) -> bool:
         """Whether sums start from a bias (it is added here: tiles start from zero)."""
         return self.problem.bias_pointer is not None
@@ -80,13 +85,14 @@ class BlockRows:
             f"    {const_of(access)}{access.ctype} *{access.name};\n"
             for access in self.problem.epilogue.accesses
         ]
-        bias = "    const float *bias;\n" if self.has_bias else ""
+        sums = f"const {self.problem.kind.sum_ctype} *"
+        bias = f"    {sums}bias;\n" if self.has_bias else ""
         return (
             "typedef struct @NAME@_block {\n"
             "    /* by tile: position of the first row; rows that a neighbour did */\n"
             f"    int64_t first[{self.tiles}], skip[{self.tiles}];\n"
             "    int64_t next, vectors, count; /* next slot, vectors and columns of the panel */\n"
-            f"    const float *acc;\n{bias}{''.join(accesses)}"
+            f"    {sums}acc;\n{bias}{''.join(accesses)}"
             "} @NAME@_block;\n"
         )
 
@@ -105,7 +111,8 @@ class BlockRows:
                 body.append(f"if (x >= {lines.width}) return;")
         else:
             body.append("const int64_t x = q->first[i] + r;")
-        body.append(f"const float *const acc = q->acc + slot * {self.width};")
+        sums = f"const {self.problem.kind.sum_ctype} *"
+        body.append(f"{sums}const acc = q->acc + slot * {self.width};")
         for index, access in enumerate(self.problem.epilogue.accesses, start=1):
             body.append(
                 f"{const_of(access)}{access.ctype} *const {access.name} = q->{access.name}"
@@ -153,9 +160,9 @@ class BlockRows:
         return [*body, "}"] if len(self.widths) > 1 else body
 
     def _scalar_row(self) -> list[str]:
-        v = self.problem.unit.prefix
+        v, ctype = self.sums, self.problem.kind.sum_ctype
         names = [access.name for access in self.problem.epilogue.accesses]
-        body = [f"float sums[{self.width}] __attribute__((aligned(64)));"]
+        body = [f"{ctype} sums[{self.width}] __attribute__((aligned(64)));"]
         for vector in range(self.columns.vectors):
             guard = "" if vector == 0 else f"if (q->vectors > {vector}) "
             offset = vector * LANES
@@ -164,7 +171,7 @@ class BlockRows:
 
     def _accumulator(self, vector: int) -> str:
         """Return the C expression of one finished sum."""
-        v, offset = self.problem.unit.prefix, vector * LANES
+        v, offset = self.sums, vector * LANES
         bias = f" + {v}_load(q->bias + {offset})" if self.has_bias else ""
         return f"{v}_load(acc + {offset}){bias}"
 

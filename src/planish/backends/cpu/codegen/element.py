@@ -120,10 +120,13 @@ class VectorUnit:
         """Return the kind in which operands of `dtype` are multiplied (f32 where there is none)."""
         return PAIRS if dtype is BF16 and self.pairs else FLOAT
 
-    def kind_in_place(self, dtype: DType) -> ElementKind:
-        """Return the kind for an operand that is broadcast from memory of type `dtype`."""
+    def kind_in_place(self, dtype: DType, tiles: bool = False) -> ElementKind:
+        """Return the kind for an operand that is multiplied as it lies in memory.
+
+        With `tiles` it is for AMX, which multiplies signed and unsigned bytes alike.
+        """
         if dtype in QUADS:
-            return QUADS[dtype]
+            return replace(QUADS[dtype], flips=False) if tiles else QUADS[dtype]
         if dtype is BF16:
             return PAIRS if self.pairs else WIDENED
         return FLOAT

@@ -228,12 +228,17 @@ class GemmConvolution(Tactic):
         )
 
 
-def convolution_problem(region: Region, target: Target) -> tuple[Problem, Array]:
-    """Return the GEMM of a region that is supported, and its weight matrices [groups, K, N]."""
+def convolution_problem(
+    region: Region, target: Target, tiles: bool = False
+) -> tuple[Problem, Array]:
+    """Return the GEMM of a region that is supported, and its weight matrices [groups, K, N].
+
+    With `tiles` it is for AMX.
+    """
     shape, unit = read_convolution(region, integers=True), vector_unit(target)
     if isinstance(shape, str) or unit is None:
         raise TacticError(f"gemm_conv cannot do it: {shape}", where=region.name)
-    region, kind = shape.region, unit.kind_in_place(shape.operand.dtype)
+    region, kind = shape.region, unit.kind_in_place(shape.operand.dtype, tiles)
     loops, run, padded = _walk(shape)
     matrices = _matrices(shape, padded)
     start = first_sums(matrices, shape.zero, kind) if shape.is_integer else shape.bias

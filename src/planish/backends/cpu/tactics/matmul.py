@@ -90,7 +90,7 @@ class GemmMatMul(Tactic):
         unit = vector_unit(target)
         if unit is None:
             return no("the CPU has no AVX2")
-        product = _read(region, integers=True)
+        product = read_product(region, integers=True)
         return no(product) if isinstance(product, str) else YES
 
     def configs(self, region: Region, target: Target) -> list[Config]:
@@ -119,7 +119,7 @@ class GemmMatMul(Tactic):
         )
 
 
-def _read(region: Region, integers: bool = False) -> _Product | str:
+def read_product(region: Region, integers: bool = False) -> _Product | str:
     """Return a MatMul region's product, or why it cannot be done.
 
     With `integers` a quantized product is read in its integer form; without, it is refused.
@@ -202,13 +202,18 @@ class Constants:
     right: Array | None
 
 
-def matmul_problem(region: Region, target: Target) -> tuple[Problem, Constants]:
-    """Return the GEMM of a region that is supported, and its constant operands."""
-    product, unit = _read(region, integers=True), vector_unit(target)
+def matmul_problem(
+    region: Region, target: Target, tiles: bool = False
+) -> tuple[Problem, Constants]:
+    """Return the GEMM of a region that is supported, and its constant operands.
+
+    With `tiles` it is for AMX.
+    """
+    product, unit = read_product(region, integers=True), vector_unit(target)
     if isinstance(product, str) or unit is None:
         raise TacticError(f"gemm_matmul cannot do it: {product}", where=region.name)
     region, left, right, anchor = product.region, product.left, product.right, product.anchor
-    kind = _kind(unit, left, right)
+    kind = _kind(unit, left, right, tiles)
     constants = Constants(
         None if left.array is None else _converted(left.array, kind),
         None if right.array is None else right.array.reshape(-1, *right.array.shape[-2:]),
@@ -252,14 +257,14 @@ def _with_right(problem: Problem, right: _Side) -> Problem:
     return Problem(**fields)
 
 
-def _kind(unit: VectorUnit, left: _Side, right: _Side) -> ElementKind:
+def _kind(unit: VectorUnit, left: _Side, right: _Side, tiles: bool) -> ElementKind:
     """Return the element kind that fits how both operands lie in memory."""
     if left.array is not None:
         dtype = right.dtype if right.array is None else left.dtype
         return unit.kind_of(dtype)
     if right.array is None and left.dtype is BF16 and right.dtype is not BF16:
         return WIDENED
-    return unit.kind_in_place(left.dtype)
+    return unit.kind_in_place(left.dtype, tiles)
 
 
 def _converted(array: Array, kind: ElementKind) -> Array:
