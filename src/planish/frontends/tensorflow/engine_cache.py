@@ -239,7 +239,7 @@ class EngineCache:
         """Forget engines, failures and collected shapes."""
         with self._lock:
             for kept in (self._engines, self._failures, self._builds, self._collected):
-                kept.clear()  # type: ignore[attr-defined]
+                kept.clear()
             self._extra = 0
             self.version += 1
 

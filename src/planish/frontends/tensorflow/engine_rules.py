@@ -36,6 +36,7 @@ from planish.frontends.tensorflow.environment import (
 FAILURES = (PlanishError, ArithmeticError, LookupError, MemoryError, OSError, RuntimeError,
             TypeError, ValueError)  # fmt: skip
 PROCESS_BUDGET = TimeBudget()
+Library = Callable[[], bytes]  # gives the graph's functions: a serialized FunctionDefLibrary
 
 
 class NativeExecutionForbiddenError(PlanishError):
@@ -86,11 +87,15 @@ class EngineSettings:
 class Segment(Protocol):
     """The operations that an engine stands for."""
 
-    def run(self, inputs: Sequence[Array]) -> list[Array]:
+    def run(self, inputs: Sequence[Array], library: Library) -> list[Array]:
         """Compute the outputs with TensorFlow."""
 
     def build(
-        self, profiles: Sequence[Profile], settings: EngineSettings, time_budget: float
+        self,
+        profiles: Sequence[Profile],
+        settings: EngineSettings,
+        time_budget: float,
+        library: Library,
     ) -> RunnableEngine:
         """Return an engine for a profile of each input, made within so many seconds."""
 
@@ -148,8 +153,7 @@ class EngineOperation:
     Parameters
     ----------
     settings : EngineSettings
-    cache : callable
-        Returns the operation's `EngineCache`; asked at every run, for it may be replaced.
+    cache : EngineCache
     segment : Segment
     budget : TimeBudget, optional
         That of the process by default.
@@ -158,7 +162,7 @@ class EngineOperation:
     def __init__(
         self,
         settings: EngineSettings,
-        cache: Callable[[], EngineCache],
+        cache: EngineCache,
         segment: Segment,
         budget: TimeBudget = PROCESS_BUDGET,
     ) -> None:
@@ -167,10 +171,20 @@ class EngineOperation:
         self._segment = segment
         self._budget = budget
         self._served: dict[Shapes, CachedEngine] = {}
-        self._version: tuple[EngineCache, int] | None = None
+        self._version = -1
 
-    def run(self, inputs: list[Array], allocate: Allocate | None = None) -> list[Array]:
-        """Return the outputs; `allocate` may give the arrays that an engine writes them into.
+    def run(
+        self, inputs: list[Array], allocate: Allocate | None = None, library: Library = bytes
+    ) -> list[Array]:
+        """Return the outputs.
+
+        Parameters
+        ----------
+        inputs : list of array
+        allocate : callable, optional
+            Gives the arrays that an engine writes its outputs into; see `RunnableEngine.execute`.
+        library : callable
+            Gives the functions of the graph, for TensorFlow's execution and for building.
 
         Raises
         ------
@@ -179,44 +193,46 @@ class EngineOperation:
         Exception
             What TensorFlow raises where it runs the segment.
         """
-        cache = self._cache()
+        cache = self._cache
         if self.settings.collect_profiles or cache.collector is not None:
-            return self._observe(cache, inputs)
+            return self._observe(inputs, library)
         shapes = tuple([array.shape for array in inputs])
-        cached = self._known(cache, shapes) or self._find(cache, shapes)
+        cached = self._known(shapes) or self._find(shapes, library)
         if isinstance(cached, str):
-            return self._run_natively(cache, inputs, cached)
+            return self._run_natively(inputs, library, cached)
         try:
             return cached.engine.execute(inputs, allocate)
         except FAILURES as error:
             reason = f"the engine failed: {error}"
-        return self._run_natively(cache, inputs, reason)
+        return self._run_natively(inputs, library, reason)
 
-    def _observe(self, cache: EngineCache, inputs: list[Array]) -> list[Array]:
+    def _observe(self, inputs: list[Array], library: Library) -> list[Array]:
+        cache = self._cache
         if cache.collector is not None:
             cache.collector(inputs)
         else:
             cache.collect(tuple(array.shape for array in inputs))
-        return self._segment.run(inputs)
+        return self._segment.run(inputs, library)
 
-    def _known(self, cache: EngineCache, shapes: Shapes) -> CachedEngine | None:
+    def _known(self, shapes: Shapes) -> CachedEngine | None:
         """Return the engine that served these shapes before, if nothing has changed since."""
-        if self._version != (cache, cache.version):
+        if self._version != self._cache.version:
             return None
         cached = self._served.get(shapes)
         if cached is not None:
-            cache.touch(cached)
+            self._cache.touch(cached)
         return cached
 
-    def _find(self, cache: EngineCache, shapes: Shapes) -> CachedEngine | str:
+    def _find(self, shapes: Shapes, library: Library) -> CachedEngine | str:
         """Return an engine, or why there is none."""
+        cache = self._cache
         contradiction = self._contradiction(shapes)
         if contradiction is not None:
             return contradiction
-        version = (cache, cache.version)
+        version = cache.version
         cached = cache.find(shapes)
         if cached is None:
-            return self._make(cache, shapes)
+            return self._make(shapes, library)
         if self._version != version:
             self._served, self._version = {}, version
         if len(self._served) < 256:
@@ -241,10 +257,11 @@ class EngineOperation:
 
     # -- building ---------------------------------------------------------------------------------
 
-    def _make(self, cache: EngineCache, shapes: Shapes) -> CachedEngine | str:
+    def _make(self, shapes: Shapes, library: Library) -> CachedEngine | str:
         """Build what these shapes need, if that is allowed; return the engine or why not."""
+        cache = self._cache
         key = shapes if self.settings.implicit_batch else ()
-        reason = cache.failure(key) or self._refusal(cache, shapes)
+        reason = cache.failure(key) or self._refusal(shapes)
         if reason is not None:
             return reason
         with self._budget.building() as is_mine:
@@ -254,15 +271,15 @@ class EngineOperation:
             if found is not None:
                 return found
             try:
-                self._build(cache, shapes)
+                self._build(shapes, library)
             except FAILURES as error:
                 cache.fail(key, f"the engine could not be built: {error}")
-        return cache.find(shapes) or cache.failure(key) or self._uncovered(cache, shapes)
+        return cache.find(shapes) or cache.failure(key) or self._uncovered(shapes)
 
-    def _refusal(self, cache: EngineCache, shapes: Shapes) -> str | None:
+    def _refusal(self, shapes: Shapes) -> str | None:
         settings = self.settings
-        if not settings.implicit_batch and cache.engines:
-            return self._uncovered(cache, shapes)
+        if not settings.implicit_batch and self._cache.engines:
+            return self._uncovered(shapes)
         if not settings.allow_build:
             return f"no engine serves {_listing(shapes)}, and allow_build_at_runtime is False"
         if self._budget.remaining <= 0:
@@ -273,26 +290,28 @@ class EngineOperation:
             )
         return None
 
-    def _build(self, cache: EngineCache, shapes: Shapes) -> None:
-        settings = self.settings
+    def _build(self, shapes: Shapes, library: Library) -> None:
+        settings, cache = self.settings, self._cache
         if is_build_aborted():
             raise RuntimeError("TF_TRT_ABORT_CUDA_ENGINE_BUILD forbids it")
         if settings.implicit_batch:
             profiles = implicit_batch_profiles(shapes, settings)
-            cache.add(self._segment.build(profiles, settings, self._budget.remaining), shapes)
+            cache.add(self._built(profiles, library), shapes)
             return
         for wanted in profiles_for(settings.profile_strategy, cache.collected or (shapes,)):
-            engine = self._segment.build(wanted, settings, self._budget.remaining)
-            cache.put(engine, tuple(profile.opt for profile in wanted))
+            cache.put(self._built(wanted, library), tuple(profile.opt for profile in wanted))
 
-    def _uncovered(self, cache: EngineCache, shapes: Shapes) -> str:
-        built = "; ".join(_listing(cached.shapes) for cached in cache.engines)
+    def _built(self, profiles: Sequence[Profile], library: Library) -> RunnableEngine:
+        return self._segment.build(profiles, self.settings, self._budget.remaining, library)
+
+    def _uncovered(self, shapes: Shapes) -> str:
+        built = "; ".join(_listing(cached.shapes) for cached in self._cache.engines)
         return (
             f"no profile includes {_listing(shapes)} (engines are tuned for {built}). Give "
             "converter.build() inputs of the smallest and the largest shapes"
         )
 
-    def _run_natively(self, cache: EngineCache, inputs: list[Array], reason: str) -> list[Array]:
+    def _run_natively(self, inputs: list[Array], library: Library, reason: str) -> list[Array]:
         if not is_native_execution_allowed():
             raise NativeExecutionForbiddenError(
                 "User disallowed engine native segment execution",
@@ -301,8 +320,8 @@ class EngineOperation:
                 "these inputs",
             )
         if reason:
-            cache.warn_once(reason, f"TensorFlow runs this segment: {reason}")
-        return self._segment.run(inputs)
+            self._cache.warn_once(reason, f"TensorFlow runs this segment: {reason}")
+        return self._segment.run(inputs, library)
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
