@@ -35,7 +35,7 @@ class PlanishError(Exception):
 class ModelError(PlanishError):
     """The model file or proto is missing, damaged, or not a valid model."""
 
-    default_fix = "copy or export the model again; onnx.checker.check_model says more about it"
+    default_fix = "copy or export the model again; for ONNX, onnx.checker.check_model says more"
 
 
 class UnsupportedTypeError(ModelError):

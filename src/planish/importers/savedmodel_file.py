@@ -48,7 +48,9 @@ def read_meta_graph(folder: Path, tags: Sequence[str] | None) -> Any:
     path = folder / "saved_model.pb"
     proto = parse("SavedModel", _model_bytes(path), str(path))
     if not proto.meta_graphs:
-        raise ModelError("the SavedModel holds no graph", where=str(path), fix="save the model again")
+        raise ModelError(
+            "the SavedModel holds no graph", where=str(path), fix="save the model again"
+        )
     sets = [sorted(graph.meta_info_def.tags) for graph in proto.meta_graphs]
     if tags is not None:
         found = [g for g, have in zip(proto.meta_graphs, sets, strict=True) if have == sorted(tags)]

@@ -118,9 +118,10 @@ def read_graph_def(
             where=label,
         )
     library = SourceLibrary(proto, (), label)
-    arguments = [_argument(library, name) for name in _input_names(proto, inputs)]
     ports = [port_of(name) for name in _output_names(proto, outputs)]
     results = [(_port_name(port), port) for port in ports]
+    names = _used_placeholders(library, results) if inputs is None else inputs
+    arguments = [_argument(library, name) for name in names]
     body = raise_control_flow(library.main(arguments, results), library)
     return Freezer(library, NoStorage(library)).graph(body)
 
@@ -156,10 +157,11 @@ def _argument(library: SourceLibrary, name: str) -> TfInput:
     return TfInput(_port_name(port), element_type(number), shape, f"{port[0]}:{port[1]}")
 
 
-def _input_names(proto: Any, given: Sequence[str] | None) -> list[str]:
-    if given is not None:
-        return list(given)
-    return [node.name for node in proto.node if node.op == "Placeholder"]
+def _used_placeholders(library: SourceLibrary, results: Sequence[tuple[str, Port]]) -> list[str]:
+    used = library.main((), results).nodes
+    return [
+        name for name, proto in library.protos.items() if proto.op == "Placeholder" and name in used
+    ]
 
 
 def _output_names(proto: Any, given: Sequence[str] | None) -> list[str]:

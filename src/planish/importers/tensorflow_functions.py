@@ -146,7 +146,8 @@ def _handed_through(freezer: Freezer, body: SourceBody, position: int) -> bool:
     """Return whether a loop's body returns an argument as it is."""
     port = body.results[position][1]
     for _ in range(len(body.nodes) + 1):
-        if port == (body.arguments[position].name, 0):
+        argument = body.arguments[position].name
+        if port == (argument, 0) or body.fed.get(port) == argument:
             return True
         node = body.nodes.get(port[0])
         if node is None or node.op != "Identity" or not node.inputs:

@@ -5,9 +5,9 @@ A loop is a frame: every ``Enter`` of one frame name brings in a value. A loop v
 ``NextIteration``, output 0 leaves by ``Exit``. ``LoopCond`` is the condition, computed from the
 Merges. A constant Enter is a value that the loop only reads.
 
-A conditional is a set of ``Switch`` nodes with one predicate, and a ``Merge`` where the branches
-meet. What lies between is found by following which predicates a node depends on, by data or by
-control inputs.
+A conditional is a set of ``Switch`` nodes with one predicate (``_SwitchN`` with one index), and a
+``Merge`` where the branches meet. What lies between is found by following which predicates a node
+depends on, by data or by control inputs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from planish.importers.tensorflow_source import Port, SourceBody, SourceLibrary,
 ENTERS = ("Enter", "RefEnter")
 EXITS = ("Exit", "RefExit")
 MERGES = ("Merge", "RefMerge")
-SWITCHES = ("Switch", "RefSwitch")
+SWITCHES = ("Switch", "RefSwitch", "_SwitchN")
 NEXTS = ("NextIteration", "RefNextIteration")
 Conditions = frozenset[tuple[Port, int]]  # a predicate, and the branch of it
 
@@ -187,13 +187,17 @@ class _Branching:
     library: SourceLibrary
     nodes: dict[str, SourceNode]
     conditions: dict[str, Conditions] = field(default_factory=dict)
+    indexed: set[Port] = field(default_factory=set)  # predicates that are indices of branches
 
     def of_port(self, port: Port) -> Conditions:
         node = self.nodes.get(port[0])
         known = self.conditions.get(port[0], frozenset())
         if node is None or node.op not in SWITCHES or port in self.body.fed:
             return known
-        return known | {(self.predicate(node), port[1])}
+        predicate = self.predicate(node)
+        if node.op == "_SwitchN":
+            self.indexed.add(predicate)
+        return known | {(predicate, port[1])}
 
     def predicate(self, switch: SourceNode) -> Port:
         """Return the port that a Switch goes by, behind identities."""
@@ -207,7 +211,7 @@ class _Branching:
 
     def visit(self, node: SourceNode) -> None:
         """Note what `node` depends on; replace it when it is a Merge."""
-        if node.op in MERGES and len(node.inputs) == 2:
+        if node.op in MERGES:
             self._merge(node)
             return
         ports = [port for port in node.inputs if port not in self.body.fed]
@@ -217,46 +221,40 @@ class _Branching:
 
     def _merge(self, node: SourceNode) -> None:
         sides = [self.of_port(port) for port in node.inputs]
-        found = self._split(sides)
+        found = _split(sides)
         if found is None:
             raise ModelError(
                 "cannot tell which condition the branches that meet here belong to",
                 where=f"node {node.name} (Merge) of {self.body.name}",
                 fix="save the model with TensorFlow 2, which keeps conditionals as functions",
             )
-        predicate, first_branch = found
-        then_port, else_port = node.inputs if first_branch == 1 else node.inputs[::-1]
+        predicate, branches = found
         operands: dict[Port, str] = {}
-        names = ("then_branch", "else_branch")
-        parts = []
-        for name, port in zip(names, (then_port, else_port), strict=True):
-            parts.append((name, port, *self._slice(port, predicate, operands, node.name)))
+        parts = {
+            branch: (port, *self._slice(port, predicate, operands, node.name))
+            for branch, port in sorted(zip(branches, node.inputs, strict=True))
+        }
         arguments = tuple(
             TfInput(argument, self._type(port), None) for port, argument in operands.items()
         )
+        functions = []
+        for branch, (port, inside, fed) in parts.items():
+            name = _new_name(self.library, f"{node.name}_branch_{branch}")
+            body = SourceBody(name, arguments, (("result", port),), inside, (), fed)
+            self.library.add(body)
+            functions.append(TfFunction(name))
         attributes: dict[str, object] = {"Tin": [argument.dtype for argument in arguments]}
         if "T" in node.attributes:
             attributes["Tout"] = [node.attributes["T"]]
-        for name, port, inside, fed in parts:
-            function = _new_name(self.library, f"{node.name}_{name}")
-            body = SourceBody(function, arguments, (("result", port),), inside, (), fed)
-            self.library.add(body)
-            attributes[name] = TfFunction(function)
+        if predicate in self.indexed:
+            op, attributes["branches"] = "Case", functions
+        else:
+            op = "If"
+            attributes["else_branch"], attributes["then_branch"] = functions
         inputs = (predicate, *operands)
-        self.nodes[node.name] = SourceNode(node.name, "If", inputs, (), attributes, node.device)
-        both = {(predicate, 0), (predicate, 1)}
-        self.conditions[node.name] = frozenset().union(*sides) - both
-
-    def _split(self, sides: list[Conditions]) -> tuple[Port, int] | None:
-        """Return the predicate that two sides differ in, and the first one's branch of it."""
-        for predicate, branch in sorted(sides[0]):
-            if (predicate, 1 - branch) in sides[1]:
-                return predicate, branch
-        for predicate, branch in sorted(sides[0] - sides[1]):
-            return predicate, branch
-        for predicate, branch in sorted(sides[1] - sides[0]):
-            return predicate, 1 - branch
-        return None
+        self.nodes[node.name] = SourceNode(node.name, op, inputs, (), attributes, node.device)
+        every = frozenset[tuple[Port, int]]().union(*sides)
+        self.conditions[node.name] = frozenset(c for c in every if c[0] != predicate)
 
     def _slice(
         self, result: Port, predicate: Port, operands: dict[Port, str], label: str
@@ -288,6 +286,19 @@ class _Branching:
         given = {} if node is None else node.attributes
         dtype: TfType = given.get("T", given.get("dtype", "unknown"))
         return dtype
+
+
+def _split(sides: list[Conditions]) -> tuple[Port, list[int]] | None:
+    """Return the predicate that all sides differ in, and the branch of it that each one is.
+
+    One side may be a constant that depends on nothing: it is the branch that is left.
+    """
+    for predicate in sorted({predicate for side in sides for predicate, _ in side}):
+        branches = [next((b for p, b in sorted(side) if p == predicate), None) for side in sides]
+        left = sorted(set(range(len(sides))) - set(branches))
+        if len(left) == branches.count(None) <= 1:
+            return predicate, [left[0] if branch is None else branch for branch in branches]
+    return None
 
 
 def _raise_branches(body: SourceBody, library: SourceLibrary) -> SourceBody:
