@@ -78,8 +78,7 @@ def build(model: str | Path | bytes | onnx.ModelProto, config: BuildConfig | Non
         code = backend.assemble(plan, kernels, target) if kernels else None
         clock.tell(4, [code.source] if code else [])
 
-    notes = [*graph.notes, *request.notes]
     report = make_report(
-        model, imported, notes, passes, choices, plan, target, config, clock, tuned
+        model, imported, graph.notes, passes, choices, plan, target, config, clock, tuned, request
     )
     return Engine(EngineParts(plan, constants.memory(), code, to_text(graph), report.to_dict()))

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from planish.report_calibration import TensorReport, tensor_lines, tensor_pictures
+
 LAST_FUSION = "assign_storage"
 KINDS = {
     "simplify": "simplification",
@@ -64,7 +66,8 @@ class LayerReport:
 class BuildReport:
     """Everything a build can say about itself.
 
-    `memory` holds bytes: arena, sum_of_tensors, largest_live_set, weights.
+    `memory` holds bytes: arena, sum_of_tensors, largest_live_set, weights. `calibrator` and
+    `tensors` say how activations were calibrated; they are empty when none were.
     """
 
     model: str
@@ -77,6 +80,8 @@ class BuildReport:
     warnings: tuple[str, ...] = ()
     nodes_imported: int = 0
     tuned: str = "off"
+    calibrator: str = ""
+    tensors: tuple[TensorReport, ...] = ()
 
     def fusions(self) -> dict[str, int]:
         """Return how often each rewrite or fusion fired over the whole build, in order."""
@@ -109,6 +114,10 @@ class BuildReport:
                 "passes": tuple(PassReport(**entry) for entry in data["passes"]),
                 "layers": tuple(layers),
                 "warnings": tuple(data["warnings"]),
+                "tensors": tuple(
+                    TensorReport(**{**entry, "bars": tuple(entry["bars"])})
+                    for entry in data.get("tensors", ())
+                ),
             }
         )
 
@@ -126,6 +135,7 @@ class BuildReport:
             lines = ["stages:", *(f"  {s.name:10s} {s.seconds:8.2f} s" for s in self.stages)]
         lines += fusion_lines(self.passes, len(self.layers))
         lines += _memory_lines(self.memory)
+        lines += tensor_lines(self.tensors, self.calibrator)
         lines += ["regions:", *_layer_lines(self.layers)]
         lines += [f"warning: {text}" for text in self.warnings]
         return lines
@@ -145,7 +155,7 @@ class BuildReport:
             "i{display:inline-block;height:10px;background:#4a7}</style>"
             f"<h1>{html.escape(self.model)}</h1><pre>{summary}</pre><table><tr><th>region"
             "<th>layers<th>operations<th>tactic<th>microseconds</tr>"
-            f"{rows}</table>"
+            f"{rows}</table>{tensor_pictures(self.tensors, self.calibrator)}"
         )
 
 

@@ -11,11 +11,16 @@ from planish.build_clock import BuildClock
 from planish.config import BuildConfig
 from planish.ir.graph import Node
 from planish.passes.graph_pass import PassStatistics
+from planish.passes.quantized import is_quantized_product
 from planish.plan.plan import Plan
+from planish.quantize.request import PrecisionRequest
 from planish.report import BuildReport, LayerReport, PassReport
+from planish.report_calibration import TensorReport
 from planish.tactics.select import FALLBACK, operations_of
 from planish.tactics.tactic import Choice
 from planish.tactics.target import Target
+
+BARS = 128  # of a tensor's histogram
 
 
 def make_report(
@@ -29,10 +34,12 @@ def make_report(
     config: BuildConfig,
     clock: BuildClock,
     tuned: str,
+    request: PrecisionRequest,
 ) -> BuildReport:
     """Return the report of a finished build.
 
-    `imported` is the number of nodes of the model, `notes` what the importer has to say about it.
+    `imported` is the number of nodes of the model, `notes` what the importer has to say about it,
+    `request` what came of the precision that was asked for.
     """
     return BuildReport(
         model=Path(model).name if isinstance(model, str | Path) else "model",
@@ -44,10 +51,33 @@ def make_report(
                      for s in passes),
         layers=tuple(_layer(choice) for choice in choices.values()),
         memory=asdict(plan.memory),
-        warnings=(*notes, *_fallbacks(choices)),
+        warnings=(*notes, *request.notes, *_fallbacks(choices)),
         nodes_imported=imported,
         tuned=tuned,
+        calibrator=request.ranges.algorithm if request.ranges is not None else "",
+        tensors=_tensors(request),
     )  # fmt: skip
+
+
+def _tensors(request: PrecisionRequest) -> tuple[TensorReport, ...]:
+    """Return the calibrated tensors, in the order of the graph."""
+    if request.ranges is None:
+        return ()
+    stored = request.summary.tensors if request.summary is not None else {}
+    return tuple(
+        TensorReport(
+            name=name,
+            stored=stored.get(name, ""),
+            threshold=entry.threshold,
+            amax=entry.amax,
+            minimum=entry.minimum,
+            maximum=entry.maximum,
+            clipped_share=entry.clipped_share,
+            bars=entry.histogram.bars(BARS) if entry.histogram is not None else (),
+            end=entry.histogram.end if entry.histogram is not None else 0.0,
+        )
+        for name, entry in request.ranges.items()
+    )
 
 
 def choice_lines(choices: Mapping[Node, Choice]) -> list[str]:
@@ -91,8 +121,10 @@ def _layer(choice: Choice) -> LayerReport:
 
 
 def _precision(choice: Choice) -> str:
-    """Return the narrowest float type among the region's operands and weights: what it runs in."""
+    """Return what a region runs in: int8, or the narrowest float among operands and weights."""
     region = choice.region
+    if any(is_quantized_product(node) for node in region.body):
+        return "int8"
     values: list[Any] = [operand.value for operand in (*region.inputs, *region.outputs)]
     values += region.body.constants()
     floats = {value.dtype for value in values if value.dtype.is_float}

@@ -58,6 +58,17 @@ class Histogram:
         """Elements seen."""
         return int(self.counts.sum())
 
+    @property
+    def end(self) -> float:
+        """Magnitude at which the last bin ends."""
+        return len(self.counts) * self.width
+
+    def bars(self, number: int) -> tuple[int, ...]:
+        """Return the counts in about `number` intervals of one width, for a picture."""
+        merged = -(-len(self.counts) // number)
+        starts = np.arange(0, len(self.counts), merged)
+        return tuple(int(count) for count in np.add.reduceat(self.counts, starts))
+
     def share_above(self, threshold: float) -> float:
         """Return the share of elements above `threshold`, by linear interpolation in its bin."""
         below = np.concatenate([[0], np.cumsum(self.counts)])
