@@ -62,10 +62,10 @@ def _infers(source: Shape, target: Shape, position: int) -> bool:
 
 
 def strip_scale(value: Value, graph: Graph) -> tuple[Value, float]:
-    """Return (base, factor) such that value = base * factor, through Mul and Div by scalars."""
+    """Return (base, factor) such that value = base * factor, through Neg, Mul, Div by scalars."""
     factor = 1.0
     while True:
-        node = private_producer(value, graph, "Mul", "Div")
+        node = private_producer(value, graph, "Mul", "Div", "Neg")
         if node is None:
             return value, factor
         step = _scale_step(node)
@@ -75,6 +75,8 @@ def strip_scale(value: Value, graph: Graph) -> tuple[Value, float]:
 
 
 def _scale_step(node: Node) -> tuple[Value, float] | None:
+    if node.op == "Neg":
+        return None if node.inputs[0] is None else (node.inputs[0], -1.0)
     if node.op == "Div":
         divisor, x = scalar_of(node.inputs[1]), node.inputs[0]
         return None if divisor is None or divisor == 0 or x is None else (x, 1.0 / divisor)

@@ -44,13 +44,15 @@ class RecogniseGelu(Rule):
 
 
 def _gated(gate: Value, graph: Graph) -> Value | None:
-    """Return x where gate = 1 + erf(x / sqrt(2))."""
-    add = private_producer(gate, graph, "Add")
-    pair = None if add is None else split_constant(add)
-    if pair is None or not is_scalar(pair[1], 1.0):
+    """Return x where gate = 1 + erf(x / sqrt(2)), or 1 - erf(-x / sqrt(2)), which is Keras's."""
+    node = private_producer(gate, graph, "Add", "Sub")
+    pair = None if node is None else split_constant(node)
+    if node is None or pair is None or not is_scalar(pair[1], 1.0):
+        return None
+    if node.op == "Sub" and node.inputs[0] is not pair[1]:
         return None
     erf = private_producer(pair[0], graph, "Erf")
     if erf is None or erf.inputs[0] is None:
         return None
     x, scale = strip_scale(erf.inputs[0], graph)
-    return x if close(scale, math.sqrt(0.5)) else None
+    return x if close(scale, math.sqrt(0.5) * (1 if node.op == "Add" else -1)) else None

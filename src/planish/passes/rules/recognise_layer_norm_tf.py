@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from planish.ir.graph import Graph, Node, Value
-from planish.ir.rewrite import Rule, producer_in
+from planish.ir.rewrite import Rule, producer_in, split_constant
 from planish.ir.shape import static_shape
 from planish.passes.building import constant, emit, finish
 from planish.passes.moments import centred, inverse_root, last_axes, mean_square
@@ -44,22 +44,47 @@ class RecogniseLayerNormTf(Rule):
         """See the class."""
         left, right = node.inputs
         for scaled, shift in ((left, right), (right, left)):
-            first, second = producer_in(scaled, graph, "Mul"), producer_in(shift, graph, "Sub")
+            first, second = producer_in(scaled, graph, "Mul"), _shift(shift, graph)
             if first is None or second is None:
                 continue
-            if _rewrite(node, graph, first, second):
+            if _rewrite(node, graph, first, *second):
                 return True
         return False
 
 
-def _rewrite(node: Node, graph: Graph, scaled: Node, shift: Node) -> bool:
-    bias, moved = shift.inputs[0], producer_in(shift.inputs[1], graph, "Mul")
-    if moved is None or bias is None or not bias.is_constant:
+def _shift(
+    value: Value | None, graph: Graph
+) -> tuple[Value | None, tuple[Value | None, ...]] | None:
+    """Return (b, (m, f)) where value = b - m * f: as such, or as -m * f + b; b may be missing."""
+    node = producer_in(value, graph, "Sub", "Add", "Mul")
+    if node is None:
+        return None
+    if node.op == "Sub":
+        moved, bias = producer_in(node.inputs[1], graph, "Mul"), node.inputs[0]
+        return None if moved is None else (bias, moved.inputs)
+    bias = None
+    if node.op == "Add":
+        pair = split_constant(node)
+        moved = None if pair is None else producer_in(pair[0], graph, "Mul")
+        if pair is None or moved is None:
+            return None
+        bias, node = pair[1], moved
+    for minus, factor in (node.inputs, node.inputs[::-1]):
+        negative = producer_in(minus, graph, "Neg")
+        if negative is not None:
+            return bias, (negative.inputs[0], factor)
+    return None
+
+
+def _rewrite(
+    node: Node, graph: Graph, scaled: Node, bias: Value | None, moved: tuple[Value | None, ...]
+) -> bool:
+    if bias is not None and not bias.is_constant:
         return False
     for x, factor in (scaled.inputs, scaled.inputs[::-1]):
-        if x is None or factor is None or factor not in moved.inputs:
+        if x is None or factor is None or factor not in moved:
             continue
-        mean_value = next((v for v in moved.inputs if v is not factor), None)
+        mean_value = next((v for v in moved if v is not factor), None)
         mean = producer_in(mean_value, graph, "ReduceMean")
         gain = _gain(factor, graph, x)
         if mean is None or mean.inputs[0] is not x or gain is None:
@@ -68,11 +93,12 @@ def _rewrite(node: Node, graph: Graph, scaled: Node, shift: Node) -> bool:
         extents = static_shape(x.known_shape[axis:])
         if last_axes(mean) != axis or extents is None:
             continue
-        vectors = [_spread(graph, v, extents, x) for v in (scale, bias)]
-        if any(v is None for v in vectors):
+        gain_vector = _spread(graph, scale, extents, x)
+        shift = None if bias is None else _spread(graph, bias, extents, x)
+        if gain_vector is None or (bias is not None and shift is None):
             continue
         attributes = {"axis": axis - x.rank, "epsilon": epsilon}
-        result = emit(graph, node, "LayerNormalization", [x, *vectors], attributes)
+        result = emit(graph, node, "LayerNormalization", [x, gain_vector, shift], attributes)
         return finish(node, graph, result)
     return False
 
