@@ -112,9 +112,6 @@ class TrtConversionParams(_Fields):
         return type(self)(**{**self._asdict(), **kept})
 
 
-DEFAULT_TRT_CONVERSION_PARAMS = TrtConversionParams()
-
-
 def _without_old_fields(fields: dict[str, Any]) -> dict[str, Any]:
     for name, reason in _OLD_FIELDS.items():
         if fields.get(name) is None:
@@ -125,6 +122,9 @@ def _without_old_fields(fields: dict[str, Any]) -> dict[str, Any]:
             stacklevel=4,
         )
     return {name: value for name, value in fields.items() if name not in _OLD_FIELDS}
+
+
+DEFAULT_TRT_CONVERSION_PARAMS = TrtConversionParams()
 
 
 def check_conversion_params(parameters: Any) -> None:
