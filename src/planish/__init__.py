@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from planish.builder import build
+    from planish.builder import build, calibrate
     from planish.config import BuildConfig, Profile, Progress
     from planish.quantize.calibrators import (
         EntropyCalibrator,
@@ -34,6 +34,7 @@ _PUBLIC = {
     "Profile": "planish.config",
     "Progress": "planish.config",
     "build": "planish.builder",
+    "calibrate": "planish.builder",
     "load": "planish.runtime.engine",
 }
 
@@ -49,6 +50,7 @@ __all__ = [
     "Profile",
     "Progress",
     "build",
+    "calibrate",
     "load",
 ]
 

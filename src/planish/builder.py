@@ -12,13 +12,16 @@ from planish.build_clock import BuildClock
 from planish.calibration_bench import CalibrationBench
 from planish.config import BuildConfig
 from planish.engine.parts import EngineParts
+from planish.errors import ConfigError
 from planish.importers.importer import read_model
 from planish.ir.text import to_text
-from planish.passes.pipeline import optimize
+from planish.passes.graph_pass import run_pipeline
+from planish.passes.pipeline import name_tensors, optimize, preparation
 from planish.plan.schedule import make_plan
 from planish.plan.serialize import plan_to_json
 from planish.plan.weights import WeightPool
 from planish.quantize.request import PrecisionRequest
+from planish.quantize.scheme import Ranges
 from planish.report_builder import choice_lines, make_report
 from planish.runtime.engine import Engine
 from planish.tactics.select import choices_of, group_regions, kernels_of
@@ -82,3 +85,38 @@ def build(model: str | Path | bytes | onnx.ModelProto, config: BuildConfig | Non
         model, imported, graph.notes, passes, choices, plan, target, config, clock, tuned, request
     )
     return Engine(EngineParts(plan, constants.memory(), code, to_text(graph), report.to_dict()))
+
+
+def calibrate(model: str | Path | bytes | onnx.ModelProto, config: BuildConfig) -> Ranges:
+    """Return the ranges of a model's activations, as a build with `config` would find them.
+
+    Parameters
+    ----------
+    model
+        As for `build`, in float32.
+    config : BuildConfig
+        With a calibrator, and "int8" or "best" as the precision.
+
+    Raises
+    ------
+    PlanishError
+        A subclass that says what is wrong, where, and how to fix it.
+    """
+    clock = BuildClock(config)
+    backend = backend_for(config.device)
+    target = backend.detect(config.threads)
+    with clock.stage("import"):
+        graph = read_model(model, config.profiles, config.signature, config.tags)
+    with clock.stage("passes"):
+        request = PrecisionRequest.of(config, target, graph)
+        bench = CalibrationBench(config, backend, target, clock, share=1.0)
+        name_tensors(graph)
+        run_pipeline(graph, preparation(), check=config.verify)
+        request.quantize(graph, backend.prints, bench)
+    if request.ranges is None:
+        raise ConfigError(
+            "there is nothing to calibrate" + "".join(f"; {note}" for note in request.notes),
+            where="planish.calibrate",
+            fix='give BuildConfig(precision="int8", calibrator=...) and a float32 model',
+        )
+    return request.ranges

@@ -70,11 +70,11 @@ class CalibrationBench:
     def stop(self) -> str:
         """Return why calibration has to end now; empty while it may go on."""
         if self.clock.cancelled:
-            return "cancelled, the other batches were not looked at"
+            return "calibration was cancelled: it did not see every batch"
         if self.clock.elapsed > self.share * self.config.time_budget:
-            return "the time budget did not allow for more"
+            return "calibration did not see every batch: the time budget did not allow for it"
         return ""
 
-    def progress(self, done: int, total: int, detail: str) -> None:
-        """Tell the user how many batches were seen."""
-        self.clock.progress(done, total, detail)
+    def progress(self, done: int, total: int) -> None:
+        """Tell the user how many batches were seen, of how many (0 when that is not known)."""
+        self.clock.progress(done, total, f"calibrating, {done} batches")

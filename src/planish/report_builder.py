@@ -13,7 +13,9 @@ from planish.ir.graph import Node
 from planish.passes.graph_pass import PassStatistics
 from planish.passes.quantized import is_quantized_product
 from planish.plan.plan import Plan
+from planish.quantize.insert_qdq import QuantizationSummary
 from planish.quantize.request import PrecisionRequest
+from planish.quantize.scheme import Ranges
 from planish.report import BuildReport, LayerReport, PassReport
 from planish.report_calibration import TensorReport
 from planish.tactics.select import FALLBACK, operations_of
@@ -54,16 +56,16 @@ def make_report(
         warnings=(*notes, *request.notes, *_fallbacks(choices)),
         nodes_imported=imported,
         tuned=tuned,
-        calibrator=request.ranges.algorithm if request.ranges is not None else "",
-        tensors=_tensors(request),
+        calibrator="" if request.ranges is None else request.ranges.title,
+        tensors=() if request.ranges is None else tensor_reports(request.ranges, request.summary),
     )  # fmt: skip
 
 
-def _tensors(request: PrecisionRequest) -> tuple[TensorReport, ...]:
-    """Return the calibrated tensors, in the order of the graph."""
-    if request.ranges is None:
-        return ()
-    stored = request.summary.tensors if request.summary is not None else {}
+def tensor_reports(
+    ranges: Ranges, summary: QuantizationSummary | None = None
+) -> tuple[TensorReport, ...]:
+    """Return the calibrated tensors, in the order of the graph, and how an engine stores them."""
+    stored = summary.tensors if summary is not None else {}
     return tuple(
         TensorReport(
             name=name,
@@ -76,7 +78,7 @@ def _tensors(request: PrecisionRequest) -> tuple[TensorReport, ...]:
             bars=entry.histogram.bars(BARS) if entry.histogram is not None else (),
             end=entry.histogram.end if entry.histogram is not None else 0.0,
         )
-        for name, entry in request.ranges.items()
+        for name, entry in ranges.items()
     )
 
 

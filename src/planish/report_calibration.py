@@ -47,14 +47,15 @@ def tensor_lines(tensors: Sequence[TensorReport], calibrator: str) -> list[str]:
     """Return a table of the tensors as lines of text."""
     if not tensors:
         return []
-    rows = [("tensor", "threshold", "largest", "clipped", "stored as")]
+    other = "floating point" if any(entry.stored for entry in tensors) else ""
+    rows = [("tensor", "threshold", "largest", "clipped", "stored as" if other else "")]
     rows += [
         (
             entry.name,
             f"{entry.threshold:.4g}",
             f"{entry.amax:.4g}" if entry.bars else "",
             f"{100 * entry.clipped_share:.3f} %" if entry.bars else "",
-            entry.stored or "floating point",
+            entry.stored or other,
         )
         for entry in tensors
     ]

@@ -10,6 +10,16 @@ from typing import Annotated
 import typer
 
 from planish.builder import build
+from planish.cli.calibration import (
+    Calibrate,
+    CalibrationCache,
+    CalibratorName,
+    LayerPrecisions,
+    Preprocess,
+    Strict,
+    make_calibrator,
+    parse_layer_precisions,
+)
 from planish.cli.common import (
     AsJson,
     Precision,
@@ -61,6 +71,12 @@ def build_command(
         typer.Option("--output", "-o", help="The engine file; by default MODEL with .plan."),
     ] = None,
     precision: Precision = "fp32",
+    calibrate: Calibrate = None,
+    calibrator: CalibratorName = "entropy2",
+    calibration_cache: CalibrationCache = None,
+    preprocess: Preprocess = None,
+    layer_precision: LayerPrecisions = None,
+    strict: Strict = False,
     profile: Profiles = None,
     signature: Signature = None,
     tags: Tags = None,
@@ -94,7 +110,10 @@ def build_command(
         check_writable(report)
     cancelled, handler = interrupt_flag()
     config = BuildConfig(
-        precision=precision, profiles=parse_profiles(profile), threads=threads,
+        precision=precision, strict=strict,
+        calibrator=make_calibrator(calibrator, calibrate, preprocess, calibration_cache),
+        layer_precisions=parse_layer_precisions(layer_precision),
+        profiles=parse_profiles(profile), threads=threads,
         time_budget=time_budget, workspace_limit=workspace_limit, tune=tune,
         signature=signature, tags=parse_tags(tags),
         timing_cache=timing_cache, fallback=fallback, cancel=cancelled.is_set,

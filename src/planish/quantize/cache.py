@@ -1,4 +1,4 @@
-"""The calibration cache, in TensorRT's text format; and files that appear whole or not at all.
+"""The calibration cache, in TensorRT's text format.
 
     TRT-8601-EntropyCalibration2
     data: 3c008912
@@ -11,13 +11,9 @@ The first line names version and algorithm; every other line a tensor and its sc
 from __future__ import annotations
 
 import math
-import os
 import struct
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from planish.errors import ConfigError
 from planish.quantize.scheme import LEVELS, Ranges, TensorRange
@@ -115,26 +111,6 @@ def format_cache(ranges: Ranges) -> bytes:
     for name, entry in ranges.items():
         lines.append(f"{name}: {struct.pack('>f', entry.scale).hex()}")
     return ("\n".join(lines) + "\n").encode()
-
-
-def write_bytes(path: Path, contents: bytes, what: str) -> None:
-    """Write a file that appears under its name only when it is whole; ConfigError if it cannot."""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(contents)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(temporary)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write the {what}: {error.strerror or error}",
-            where=str(path),
-            fix="give a path in an existing folder that you may write to, with enough space",
-        ) from error
 
 
 def _float_of(digits: str) -> float | None:

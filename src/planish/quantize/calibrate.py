@@ -45,8 +45,8 @@ class Workbench(Protocol):
     def stop(self) -> str:
         """Return why calibration has to end now; empty while it may go on."""
 
-    def progress(self, done: int, total: int, detail: str) -> None:
-        """Tell the user how many batches were seen."""
+    def progress(self, done: int, total: int) -> None:
+        """Tell the user how many batches were seen, of how many (0 when that is not known)."""
 
 
 def calibrate(
@@ -147,8 +147,7 @@ class _Run:
             for batch in self.calibrator.batches(input_names):
                 self._batch(batch, pool)
                 self.batches += 1
-                self.bench.progress(self.batches, total, "calibrating")
-                self.stopped = self.bench.stop()
+                self.bench.progress(self.batches, total)
                 if self.stopped:
                     return
         if not self.batches:
@@ -170,7 +169,7 @@ class _Run:
                 zero.append(name)
             else:
                 found[name] = self._range(fine, self.levels[name])
-        notes = [f"calibrated on {self.batches} batch(es){self.stopped and ': ' + self.stopped}"]
+        notes = [self.stopped] if self.stopped else []
         if zero:
             notes.append(f"always zero on the calibration data, not quantized: {', '.join(zero)}")
         if infinite:
@@ -197,7 +196,10 @@ class _Run:
     def _batch(self, batch: Any, pool: ThreadPoolExecutor) -> None:
         where = f"calibration batch {self.batches}"
         for piece in pieces(named(batch, self.engine.inputs, where), self.axis, where):
+            if self.stopped:
+                break
             list(pool.map(self._count, *zip(*self._tensors(piece, where).items(), strict=True)))
+            self.stopped = self.bench.stop()
         for name, fine in self.histograms.items():
             if fine["nan"]:
                 raise InputError(

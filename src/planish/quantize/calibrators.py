@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from planish.errors import ConfigError
-from planish.quantize.cache import write_bytes
+from planish.quantize.files import write_bytes
 from planish.quantize.threshold import entropy_threshold, mse_threshold, quantile_threshold
 
 if TYPE_CHECKING:

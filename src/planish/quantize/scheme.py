@@ -7,11 +7,16 @@ of an activation is chosen by a calibrator from the histogram of |x|.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
 
 from planish.ir.graph import Value
-from planish.quantize.histogram import Histogram
+from planish.quantize.files import write_bytes
+from planish.quantize.histogram import BINS, Histogram
 
 LEVELS = 127  # the largest quantized magnitude
 
@@ -79,9 +84,38 @@ class Ranges(Mapping[str, TensorRange]):
         return len(self.tensors)
 
     @property
+    def title(self) -> str:
+        """Algorithm, and how much data it saw."""
+        seen = f"{self.batches} batches" if self.batches else "from a cache"
+        return f"{self.algorithm}, {seen}"
+
+    @property
     def thresholds(self) -> dict[str, float]:
         """Tensor name to threshold."""
         return {name: entry.threshold for name, entry in self.tensors.items()}
+
+    def save_histograms(self, path: str | Path) -> None:
+        """Write the histograms to an .npz file; ConfigError when that is not possible.
+
+        The file holds, for every tensor in order, its name (``names``), the width of its bins
+        (``widths``), largest magnitude (``amax``), threshold (``thresholds``), and counts
+        (``counts``, int64[tensors, 2048]; unused bins at the end are 0).
+        """
+        known = {name: entry for name, entry in self.tensors.items() if entry.histogram}
+        histograms = [entry.histogram for entry in known.values() if entry.histogram]
+        counts = np.zeros((len(histograms), BINS), np.int64)
+        for row, histogram in zip(counts, histograms, strict=True):
+            row[: len(histogram.counts)] = histogram.counts
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            names=np.array(list(known), dtype=str),
+            widths=np.array([histogram.width for histogram in histograms]),
+            amax=np.array([entry.amax for entry in known.values()]),
+            thresholds=np.array([entry.threshold for entry in known.values()]),
+            counts=counts,
+        )
+        write_bytes(Path(path), buffer.getvalue(), "histograms")
 
 
 def tensor_name(value: Value) -> str:
