@@ -65,7 +65,7 @@ def test_golden(rule: type[Rule], golden: Callable[[str, str], None]) -> None:
 def test_rule_is_described(rule: type[Rule]) -> None:
     assert "=>" in rule.name
     assert rule.label
-    assert rule.stage in ("simplify", "recognise")
+    assert rule.stage in ("simplify", "recognise", "recurrent")
     assert rule.roots
     assert set(rule.roots) <= set(OPS), set(rule.roots) - set(OPS)
 

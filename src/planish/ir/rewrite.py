@@ -27,8 +27,9 @@ class Rule(ABC):
     roots : tuple of str
         Operators whose nodes the rule is tried on.
     stage : str
-        "simplify" (part of the fixed point that runs several times) or "recognise" (runs once,
-        after everything is in simple form).
+        "simplify" (part of the fixed point that runs several times), "recognise" (runs once,
+        after everything is in simple form), or "recurrent" (the same on loops, before they are
+        unrolled).
     example : str
         A graph in text form with small constants on which the rule fires. The generated test runs
         it before and after through the interpreter and compares.

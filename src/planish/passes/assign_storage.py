@@ -191,7 +191,7 @@ class _Assignment:
 
     def _demand_loop(self, graph: Graph, node: Node) -> None:
         """Place what a loop carries in its outputs, and stacked elements in slices of them."""
-        body, states = node.body, len(node.inputs) - 2
+        body, states = node.body, len(node.body.inputs) - 2
         for output in node.outputs:
             if output not in self.placed:
                 self.placed[output] = whole(output, Layout.row_major(output.rank))

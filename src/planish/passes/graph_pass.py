@@ -121,6 +121,22 @@ class FixedPoint(GraphPass):
         return changed
 
 
+class ForLoops(FixedPoint):
+    """A group that runs on models with loops only: on the graph and everything inside it."""
+
+    def __init__(self, name: str, passes: Sequence[GraphPass], rounds: int = 8) -> None:
+        super().__init__(name, passes, rounds)
+        self._chosen: dict[Graph, bool] = {}
+
+    def run(self, graph: Graph) -> bool:
+        """Run the group where the outermost graph, which comes first, holds a loop."""
+        if graph not in self._chosen:
+            nested = list(graphs_of(graph))
+            loops = any(node.op in ("Loop", "Scan") for each in nested for node in each)
+            self._chosen.update(dict.fromkeys(nested, loops))
+        return self._chosen[graph] and super().run(graph)
+
+
 def pass_name(graph_pass: GraphPass) -> str:
     """Return the name under which `graph_pass` is shown."""
     return graph_pass.label if isinstance(graph_pass, FixedPoint) else graph_pass.name

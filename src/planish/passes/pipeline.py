@@ -19,11 +19,13 @@ from planish.passes.fuse_regions import FuseRegions
 from planish.passes.fuse_siblings import FuseSiblings
 from planish.passes.graph_pass import (
     FixedPoint,
+    ForLoops,
     GraphPass,
     PassStatistics,
     dump_to,
     run_pipeline,
 )
+from planish.passes.hoist_projections import HoistProjections
 from planish.passes.inline_if import InlineIf
 from planish.passes.lower_precision import LowerPrecision
 from planish.passes.native_loops import NativeLoops
@@ -32,6 +34,7 @@ from planish.passes.refine_types import RefineTypes
 from planish.passes.rules import RULES
 from planish.passes.settle_extents import SettleExtents
 from planish.passes.settle_quantized import SettleQuantized
+from planish.passes.tidy_loops import TidyLoops
 from planish.passes.unroll_loops import UnrollLoops
 
 
@@ -89,8 +92,11 @@ def preparation() -> list[GraphPass]:
     """Return the passes that bring a graph into its simplest form, whatever it is lowered to."""
     return [
         CollectRequirements(),
+        tidy_loops(),
+        recurrent(),
         simplify(),
         recognise(),
+        HoistProjections(),
         NativeLoops(),
         simplify(),
     ]
@@ -122,20 +128,34 @@ def lowering(
 
 def simplify() -> GraphPass:
     """Return the passes that bring a graph into its simplest form, run until nothing changes."""
-    return FixedPoint(
-        "simplify",
-        [
-            InlineIf(),
-            UnrollLoops(),
-            RefineTypes(),
-            SettleExtents(),
-            FoldConstants(),
-            FoldShapes(),
-            ApplyRules(rule for rule in RULES if rule.stage == "simplify"),
-            CommonSubexpressions(),
-            DeadCode(),
-        ],
+    return FixedPoint("simplify", [UnrollLoops(), *_simplifications()])
+
+
+def tidy_loops() -> GraphPass:
+    """Return the passes that bring loops into the form in which recurrent layers are found."""
+    gates = [rule for rule in RULES if rule.label == "HardSigmoid"]
+    return ForLoops("tidy_loops", [TidyLoops(), *_simplifications(), ApplyRules(gates)])
+
+
+def recurrent() -> GraphPass:
+    """Return the pass that finds recurrent layers in loops, before loops are unrolled."""
+    return ForLoops(
+        "recurrent",
+        [ApplyRules(rule for rule in RULES if rule.stage == "recurrent"), DeadCode()],
     )
+
+
+def _simplifications() -> list[GraphPass]:
+    return [
+        InlineIf(),
+        RefineTypes(),
+        SettleExtents(),
+        FoldConstants(),
+        FoldShapes(),
+        ApplyRules(rule for rule in RULES if rule.stage == "simplify"),
+        CommonSubexpressions(),
+        DeadCode(),
+    ]
 
 
 def recognise() -> GraphPass:

@@ -106,14 +106,16 @@ class _While:
         if count is not None and contents(count) == (0,):
             return list(self.operands)
         made = self._settled(count)
-        results = self._results_of(made, count)
+        results = self._results_of(made)
         stacks = [made.results[position].value for position in self._stacked(made)]
         carried = [results[position] for position, _ in made.carried]
         inner = self.builder.inside(made.graph)
         if count is None:
-            start = self._truth(self.builder.inline(self.condition, self.operands)[0], self.builder)
+            start = as_condition(
+                self.builder.inline(self.condition, self.operands)[0], self.builder
+            )
             new = self.builder.append(self.condition, made.graph, made.results)[0]
-            going = self._truth(new, inner)
+            going = as_condition(new, inner)
         else:
             start = None
             going = inner.emit("Identity", made.graph.inputs[1])
@@ -147,7 +149,7 @@ class _While:
         return Counter(position, operand, step)
 
     def _count(self) -> Value | None:
-        """Return the number of iterations as an int64 scalar; None where only data ends the loop."""
+        """Return the number of iterations as an int64 scalar; None where only data knows it."""
         graph = self.builder.function(self.condition)
         total: Value | None = None
         for ref in _conjuncts(graph, graph.outputs[0].ref):
@@ -337,7 +339,7 @@ class _While:
     def _stacked(self, made: Body) -> list[int]:
         return [p for p, given in enumerate(made.arguments) if _is_written(given, made.results[p])]
 
-    def _results_of(self, made: Body, count: Value | None) -> dict[int, Value]:
+    def _results_of(self, made: Body) -> dict[int, Value]:
         """Return the values that the body gives for what it carries."""
         return {
             position: self._tensor(made.results[position], position) for position, _ in made.carried
@@ -352,8 +354,9 @@ class _While:
             results[position] = with_elements(self.builder, given, value) if is_list else value
         for position, value in zip(self._stacked(made), outputs[len(made.carried) :], strict=True):
             results[position] = self._stacked_list(position, made.results[position], value)
-        for counter in self.counters.values() if count is not None else ():
-            results[counter.position] = _advanced(self.builder, counter, count)
+        if count is not None:
+            for counter in self.counters.values():
+                results[counter.position] = _advanced(self.builder, counter, count)
         return results
 
     def _stacked_list(self, position: int, result: Written, value: Value) -> TensorList:
@@ -364,10 +367,6 @@ class _While:
         if result.index is None and contents(given.length) != (0,):
             value = builder.concat([elements_of(builder, given, None), value])
         return with_elements(builder, given, value)
-
-    def _truth(self, value: Operand, builder: Builder) -> Value:
-        """Return a condition as a boolean scalar."""
-        return as_condition(value, builder)
 
 
 def _is_written(given: Operand, result: Operand) -> bool:
