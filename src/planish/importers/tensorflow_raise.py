@@ -24,6 +24,10 @@ EXITS = ("Exit", "RefExit")
 MERGES = ("Merge", "RefMerge")
 SWITCHES = ("Switch", "RefSwitch", "_SwitchN")
 NEXTS = ("NextIteration", "RefNextIteration")
+OPERANDS = {
+    **dict.fromkeys((*ENTERS, *EXITS, *NEXTS, "LoopCond", "Identity"), 1),
+    **dict.fromkeys((*MERGES, *SWITCHES), 2),
+}
 Conditions = frozenset[tuple[Port, int]]  # a predicate, and the branch of it
 
 
@@ -32,6 +36,9 @@ def raise_control_flow(body: SourceBody, library: SourceLibrary) -> SourceBody:
     ops = {node.op for node in body.nodes.values()}
     if not ops & {*ENTERS, *MERGES}:
         return body
+    for node in body.nodes.values():
+        if len(node.inputs) < OPERANDS.get(node.op, 0):
+            raise ModelError("operands are missing", where=f"node {node.name} ({node.op})")
     return _raise_branches(_raise_loops(body, library), library)
 
 
@@ -139,14 +146,15 @@ def _frame(
         if merge.op not in MERGES or not any(port[0] in by_enter for port in merge.inputs):
             continue
         enter = next(by_enter.pop(port[0]) for port in merge.inputs if port[0] in by_enter)
-        following = [nodes[p[0]] for p in merge.inputs if nodes[p[0]].op in NEXTS]
+        following = [nodes[p[0]] for p in merge.inputs if p[0] in nodes and nodes[p[0]].op in NEXTS]
         switch = next(
             (n for n in nodes.values() if n.op in SWITCHES and n.inputs[0][0] == merge.name), None
         )
         if not following:
             raise ModelError("a loop variable never gets another value", where=f"{name} of {label}")
-        if switch is not None and nodes[switch.inputs[1][0]].op == "LoopCond":
-            conditions.append(nodes[switch.inputs[1][0]].inputs[0])
+        condition = None if switch is None else nodes.get(switch.inputs[1][0])
+        if condition is not None and condition.op == "LoopCond":
+            conditions.append(condition.inputs[0])
         switch_name = None if switch is None else switch.name
         variables.append(_Variable(enter, merge.name, switch_name, following[0].inputs[0]))
     if not conditions:
@@ -165,6 +173,8 @@ def _between(
         name = todo.pop()
         if name in found:
             continue
+        if name not in nodes:
+            raise ModelError(f"a loop reads {name!r}, which does not enter it")
         node = nodes[name]
         if node.op in (*ENTERS, *EXITS, *NEXTS):
             return None
@@ -222,7 +232,8 @@ class _Branching:
     def _merge(self, node: SourceNode) -> None:
         sides = [self.of_port(port) for port in node.inputs]
         found = _split(sides)
-        if found is None:
+        is_case = found is not None and found[0] in self.indexed
+        if found is None or not (is_case or len(sides) == 2):
             raise ModelError(
                 "cannot tell which condition the branches that meet here belong to",
                 where=f"node {node.name} (Merge) of {self.body.name}",
@@ -246,7 +257,7 @@ class _Branching:
         attributes: dict[str, object] = {"Tin": [argument.dtype for argument in arguments]}
         if "T" in node.attributes:
             attributes["Tout"] = [node.attributes["T"]]
-        if predicate in self.indexed:
+        if is_case:
             op, attributes["branches"] = "Case", functions
         else:
             op = "If"
