@@ -179,7 +179,8 @@ class Builder:
         operands = list(inputs)
         while operands and operands[-1] is None:
             operands.pop()
-        filled = {**DECLARED[op], **attributes}
+        given = {name: tuple(v) if isinstance(v, list) else v for name, v in attributes.items()}
+        filled = {**DECLARED[op], **given}
         unknown = [name for name in attributes if name not in DECLARED[op]]
         missing = [name for name, value in filled.items() if value is REQUIRED]
         if unknown or missing:

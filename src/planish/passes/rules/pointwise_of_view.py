@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+
 from planish.ir.graph import Graph, Node, Value
 from planish.ir.rewrite import Rule, private_producer, scalar_of, split_constant
 from planish.passes.anchors import VIEWS, has_private_anchor
@@ -81,10 +85,34 @@ def _in_front(graph: Graph, number: Value, x: Value, view: Node) -> Value | None
     if view.op == "Transpose":
         return _turned(graph, number, permutation(view))
     last = x.known_shape[-1]
-    if not isinstance(last, int) or view.output.known_shape[-1] != last or number.rank > 1:
+    if not isinstance(last, int):
+        return None
+    if view.output.known_shape[-1] != last:
+        return _joined(graph, number, last, view)
+    if number.rank > 1:
         return None
     vector = channel_vector(number, view.output.rank, view.output.rank - 1, last)
     return None if vector is None else number
+
+
+def _joined(graph: Graph, number: Value, last: int, view: Node) -> Value | None:
+    """Return a constant over axes that a reshape cut `last` into, as one vector.
+
+    Keras adds the biases of attention heads so.
+    """
+    shape = view.output.known_shape
+    for count in range(2, len(shape)):
+        tail = tuple(dim for dim in shape[-count:] if isinstance(dim, int))
+        if len(tail) < count or math.prod(tail) > last:
+            return None
+        if math.prod(tail) < last:
+            continue
+        own = number.array.shape
+        if len(own) > count and own[:-count] != (1,) * (len(own) - count):
+            return None
+        array = np.broadcast_to(number.array.reshape(own[-count:]), tail)
+        return constant(graph, array.reshape(-1), number)
+    return None
 
 
 def _turned(graph: Graph, number: Value, order: tuple[int, ...] | None) -> Value | None:
