@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         MinMaxCalibrator,
         MseCalibrator,
     )
+    from planish.quantize.scheme import Ranges
     from planish.report import BuildReport
     from planish.runtime.engine import Engine, load
 
@@ -33,6 +34,7 @@ _PUBLIC = {
     "MseCalibrator": "planish.quantize.calibrators",
     "Profile": "planish.config",
     "Progress": "planish.config",
+    "Ranges": "planish.quantize.scheme",
     "build": "planish.builder",
     "calibrate": "planish.builder",
     "load": "planish.runtime.engine",
@@ -49,6 +51,7 @@ __all__ = [
     "MseCalibrator",
     "Profile",
     "Progress",
+    "Ranges",
     "build",
     "calibrate",
     "load",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -193,7 +194,7 @@ class BuildConfig:
 
 
 def _check_calibrator(calibrator: object) -> None:
-    if calibrator is None or hasattr(calibrator, "threshold"):
+    if calibrator is None or (hasattr(calibrator, "threshold") and not inspect.isclass(calibrator)):
         return
     raise ConfigError(
         f"calibrator is a {type(calibrator).__name__}, expected a calibrator",

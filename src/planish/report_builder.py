@@ -11,6 +11,7 @@ from planish.build_clock import BuildClock
 from planish.config import BuildConfig
 from planish.ir.graph import Node
 from planish.passes.graph_pass import PassStatistics
+from planish.passes.lower_precision import PRODUCTS
 from planish.passes.quantized import is_quantized_product
 from planish.plan.plan import Plan
 from planish.quantize.insert_qdq import QuantizationSummary
@@ -123,12 +124,14 @@ def _layer(choice: Choice) -> LayerReport:
 
 
 def _precision(choice: Choice) -> str:
-    """Return what a region runs in: int8, or the narrowest float among operands and weights."""
+    """Return what a region runs in: what its products multiply, else its narrowest float."""
     region = choice.region
-    if any(is_quantized_product(node) for node in region.body):
+    products = [node for node in region.body if node.op in PRODUCTS]
+    if any(is_quantized_product(node) for node in products):
         return "int8"
     values: list[Any] = [operand.value for operand in (*region.inputs, *region.outputs)]
     values += region.body.constants()
+    values = [value for node in products for value in node.present_inputs[:2]] or values
     floats = {value.dtype for value in values if value.dtype.is_float}
     if not floats:
         return str(region.outputs[0].dtype)

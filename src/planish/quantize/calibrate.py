@@ -87,11 +87,11 @@ def calibrate(
     run = _Run(graph, values, calibrator, bench)
     try:
         run.collect()
-    finally:  # an interruption keeps what was collected
+    except KeyboardInterrupt:  # what was collected is kept
         if run.batches:
-            calibrator.ranges = run.ranges()
-            calibrator.write_calibration_cache(format_cache(calibrator.ranges))
-    return run.ranges()
+            run.finish()
+        raise
+    return run.finish()
 
 
 def _from_cache(calibrator: Calibrator, names: list[str]) -> Ranges | None:
@@ -158,8 +158,13 @@ class _Run:
                 "or a function that returns an iterator",
             )
 
-    def ranges(self) -> Ranges:
-        """Return what was found so far."""
+    def finish(self) -> Ranges:
+        """Hand what was found so far to the calibrator and its cache, and return it."""
+        self.calibrator.ranges = self._ranges()
+        self.calibrator.write_calibration_cache(format_cache(self.calibrator.ranges))
+        return self.calibrator.ranges
+
+    def _ranges(self) -> Ranges:
         found: dict[str, TensorRange] = {}
         zero, infinite = [], []
         for name, fine in self.histograms.items():

@@ -48,6 +48,12 @@ class Calibrator(ABC):
 
     algorithm: ClassVar[str] = ""
 
+    # class-wide, for subclasses that have an __init__ of their own and do not call this one
+    cache: Path | None = None
+    ranges: Ranges | None = None
+    _batches: Batches | None = None
+    _iterator: Iterator[Batch] | None = None
+
     def __init__(self, batches: Batches | None = None, *, cache: str | Path | None = None) -> None:
         if isinstance(batches, str | bytes | Path) or not (
             batches is None or callable(batches) or isinstance(batches, Iterable)
@@ -59,9 +65,7 @@ class Calibrator(ABC):
                 "returns one",
             )
         self.cache = None if cache is None else Path(cache)
-        self.ranges: Ranges | None = None
         self._batches = batches
-        self._iterator: Iterator[Batch] | None = None
 
     @abstractmethod
     def threshold(self, histogram: Histogram, amax: float) -> float:

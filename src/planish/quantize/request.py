@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -13,11 +14,15 @@ from planish.passes.overrides import check_overrides
 from planish.passes.quantized import DEQUANTIZE, QUANTIZE
 from planish.quantize.calibrate import Workbench, calibrate
 from planish.quantize.insert_qdq import QuantizationSummary, quantizable_values, quantize_graph
-from planish.quantize.scheme import Ranges
+from planish.quantize.scheme import Ranges, tensor_name
 from planish.tactics.target import Target
 
 INTEGERS = ("int8", "best")
 HALVES = ("fp16", "best")  # 16-bit floats of the kind that the device is fast with
+
+
+class PrecisionWarning(UserWarning):
+    """The precision that was asked for was not reached."""
 
 
 @dataclass
@@ -107,6 +112,10 @@ class PrecisionRequest:
             return changed
         self.ranges = calibrate(graph, values, calibrator, bench)
         self.notes += self.ranges.notes
+        lacking = [tensor_name(v) for v in values if tensor_name(v) not in self.ranges]
+        if lacking and self.config.strict:
+            self.unmet(f"no range is known of {', '.join(lacking)}, so that their layers would "
+                       "stay in floating point")  # fmt: skip
         self.summary = quantize_graph(graph, self.ranges.thresholds, overrides, prints)
         self.notes += self.summary.notes
         if not self.summary.layers:
@@ -114,7 +123,7 @@ class PrecisionRequest:
         return True
 
     def unmet(self, reason: str) -> None:
-        """Note that the precision was not reached; raise ConfigError when that is strict."""
+        """Warn that the precision was not reached; raise ConfigError when that is strict."""
         if self.config.strict:
             raise ConfigError(
                 reason,
@@ -122,6 +131,7 @@ class PrecisionRequest:
                 fix="strict=False builds an engine in the precision that can be had",
             )
         self.notes.append(reason)
+        warnings.warn(reason, PrecisionWarning, stacklevel=4)
 
 
 def _no_scales() -> ConfigError:
