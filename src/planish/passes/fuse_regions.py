@@ -25,7 +25,7 @@ from planish.ir.shape import Shape
 from planish.ir.source import merge_sources
 from planish.ops.op import OPS
 from planish.passes.graph_pass import GraphPass
-from planish.passes.quantized import dequantize_of, is_quantized_product
+from planish.passes.quantized import is_quantized_product, widening_of
 
 VIEWS = frozenset(
     {
@@ -107,6 +107,22 @@ def fused_results(graph: Graph, prints: Callable[[Node], bool] = lambda node: Tr
     return found
 
 
+def integer_regions(
+    graph: Graph, prints: Callable[[Node], bool] = lambda node: True
+) -> tuple[set[Node], list[Value]]:
+    """Return the nodes that quantized products would be fused with, and what they would store."""
+    grouping = _Grouping(graph, prints)
+    nodes: set[Node] = set()
+    results: list[Value] = []
+    for group in grouping.groups():
+        if not is_quantized_product(group.anchor):
+            continue
+        nodes.update(group.members)
+        values = [output for node in group.members for output in node.outputs]
+        results += [value for value in values if grouping.escapes(value, group.members)]
+    return nodes, results
+
+
 class _Grouping:
     """Decides which node goes into which region of one graph."""
 
@@ -171,9 +187,9 @@ class _Grouping:
     def _absorb(
         self, group: _Group, operands: Iterable[Value | None], shape: Shape | None = None
     ) -> None:
-        """Add the DequantizeLinear of each operand (of a given shape) that only `group` reads."""
+        """Add what widens each operand (of a given shape) if only `group` reads it."""
         for value in operands:
-            node = dequantize_of(value)
+            node = widening_of(value)
             if node is None or value is None or not self._is_private(node):
                 continue
             if shape is not None and value.shape != shape:
@@ -182,11 +198,11 @@ class _Grouping:
             self._group[node] = group
 
     def _is_readers_own(self, node: Node) -> bool:
-        """Whether `node` is a DequantizeLinear that its reader's region will take.
+        """Whether `node` widens a stored tensor, which its reader's region will do.
 
-        Then the tensor between the two regions is the integer one.
+        Then the tensor between the two regions is the narrow one.
         """
-        if dequantize_of(node.outputs[0]) is None or not self._is_private(node):
+        if widening_of(node.outputs[0]) is None or not self._is_private(node):
             return False
         reader, index = next(iter(node.output.uses))
         if reader.graph is not self._graph:
@@ -198,7 +214,7 @@ class _Grouping:
         return index == 0 and (reader.op in PROLOGUE or reader.op in DEQUANTIZING)
 
     def _is_private(self, node: Node) -> bool:
-        """Whether a DequantizeLinear may go where its only reader is."""
+        """Whether `node` may go where its only reader is."""
         if node.graph is not self._graph or node in self._group or not self._may_join(node):
             return False
         return len(node.output.users) == 1 and node.output not in self.outputs
@@ -266,8 +282,8 @@ class _Grouping:
         return self.order[node] if group is None else group.place
 
     def _source(self, value: Value, result: Value) -> Value:
-        """Return what `value` is dequantized from, where the region would do that itself."""
-        node = dequantize_of(value)
+        """Return what `value` is widened from, where the region would do that itself."""
+        node = widening_of(value)
         if node is None or value.shape != result.shape or not self._is_private(node):
             return value
         is_known = all(parameter.is_constant for parameter in node.present_inputs[1:])

@@ -10,22 +10,26 @@ jump with small changes (TopK, ArgMax, CumSum, ...) and recurrent cells read and
 
 Arithmetic is float32 in registers everywhere: a Cast only says how a value is stored, and fuses
 into the region that writes or reads it. Graph inputs and outputs keep their types.
+
+The regions of quantized products are left as they are, but for what they read and store in floats.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from planish.ir.declarations import DECLARED
 from planish.ir.dtypes import BF16, F32, DType
 from planish.ir.graph import Graph, Node, Value
+from planish.ir.rewrite import remove_dead
 from planish.ir.source import Source
 from planish.ops.op import op_of
+from planish.passes.fuse_regions import integer_regions
 from planish.passes.graph_pass import GraphPass
 from planish.passes.overrides import wanted_precision
-from planish.passes.quantized import is_quantized_product
+from planish.passes.quantized import QUANTIZE, widening_of
 
 PRODUCTS = frozenset(
     {
@@ -103,35 +107,45 @@ class LowerPrecision(GraphPass):
     name = "lower_precision"
 
     def __init__(
-        self, precision: str = "bf16", layer_precisions: Mapping[str, str] | None = None
+        self,
+        precision: str = "bf16",
+        layer_precisions: Mapping[str, str] | None = None,
+        prints: Callable[[Node], bool] = lambda node: True,
     ) -> None:
         super().__init__()
+        self.prints = prints
         self.dtype = BF16
         self.precision = precision
         self.overrides = dict(layer_precisions or {})
 
     def run(self, graph: Graph) -> bool:
         """Lower the values of one graph; its inputs and outputs keep their types."""
-        allowed = {node for node in graph if self._is_allowed(node)}
-        lowered_nodes = _nodes_to_lower(graph, allowed)
+        inside, results = integer_regions(graph, self.prints)
+        allowed = {node for node in graph if node not in inside and self._is_allowed(node)}
+        lowered_nodes = _nodes_to_lower(graph, allowed, inside, results)
         if not lowered_nodes:
             return False
         nodes, stored = lowered_nodes
         self.count(f"operators on {self.dtype.name}", len(nodes))
         self.count(f"products on {self.dtype.name}", sum(map(_is_product, nodes)))
-        _Lowering(graph, self.dtype, nodes, stored).apply()
+        _Lowering(graph, self.dtype, nodes, stored, inside).apply(results)
         return True
 
     def _is_allowed(self, node: Node) -> bool:
-        """Whether the user lets `node` go lower; products of integers are lower already."""
-        if (wanted_precision(node, self.overrides) or self.precision) != "bf16":
-            return False
-        return not is_quantized_product(node)
+        """Whether the user lets `node` go lower."""
+        return (wanted_precision(node, self.overrides) or self.precision) == "bf16"
 
 
-def _nodes_to_lower(graph: Graph, allowed: set[Node]) -> tuple[dict[Node, None], set[Value]] | None:
-    """Return the nodes that run on bf16 and the values that are stored so; None for nothing."""
-    before: set[Value] = set()  # computed from a product or an embedding table
+def _nodes_to_lower(
+    graph: Graph, allowed: set[Node], inside: set[Node], results: Sequence[Value]
+) -> tuple[dict[Node, None], set[Value]] | None:
+    """Return the nodes that run on bf16 and the values that are stored so; None for nothing.
+
+    The nodes `inside` the regions of quantized products compute as they did; only their `results`,
+    and what they read besides integers, may be stored as bf16.
+    """
+    # computed from a product or an embedding table
+    before: set[Value] = {value for value in results if value.dtype is F32}
     for node in graph:
         if node not in allowed:
             continue
@@ -139,9 +153,11 @@ def _nodes_to_lower(graph: Graph, allowed: set[Node]) -> tuple[dict[Node, None],
             before.update(output for output in node.outputs if output.dtype is F32)
     after: set[Value] = set()  # read by a product, perhaps through other operators
     for node in reversed(graph):
-        if node not in allowed:
+        if node not in allowed and node not in inside:
             continue
-        if _is_product(node) or (_is_lowerable(node) and after.intersection(node.outputs)):
+        is_product = _is_product(node) and node in allowed
+        feeds = not after.isdisjoint(node.outputs) or _is_quantized_next(node)
+        if is_product or (feeds and _is_lowerable(node)):
             after.update(value for value in node.present_inputs if value.dtype is F32)
     stored = {value for value in before & after if not value.is_constant}
     nodes = {
@@ -155,6 +171,11 @@ def _nodes_to_lower(graph: Graph, allowed: set[Node]) -> tuple[dict[Node, None],
 def _is_product(node: Node) -> bool:
     """Whether `node` multiplies float32 matrices, one of its operands at least not yet bf16."""
     return node.op in PRODUCTS and node.outputs[0].dtype is F32
+
+
+def _is_quantized_next(node: Node) -> bool:
+    """Whether a result of `node` becomes integers, in its own region."""
+    return any(user.op == QUANTIZE for output in node.outputs for user, _ in output.uses)
 
 
 def _is_source(node: Node) -> bool:
@@ -181,17 +202,26 @@ class _Lowering:
     """One run over a graph."""
 
     def __init__(
-        self, graph: Graph, dtype: DType, nodes: dict[Node, None], stored: set[Value]
+        self,
+        graph: Graph,
+        dtype: DType,
+        nodes: dict[Node, None],
+        stored: set[Value],
+        inside: set[Node],
     ) -> None:
         self.graph = graph
         self.dtype = dtype
         self.nodes = nodes
         self.stored = stored
+        self.inside = inside
         self.casts: dict[tuple[Value, DType], Value] = {}
         self.constants: dict[Value, Value] = {}
 
-    def apply(self) -> None:
-        """Rewrite the nodes in order."""
+    def apply(self, results: Sequence[Value]) -> None:
+        """Rewrite the nodes in order; `results` of integer regions are stored as they are read."""
+        for result in results:
+            if result in self.stored:
+                self._store(result)
         for node in list(self.graph):
             if node in self.nodes:
                 self._lower(node)
@@ -199,9 +229,35 @@ class _Lowering:
             for index, value in enumerate(node.inputs):
                 if value is not None and value in self.stored:
                     node.replace_input(index, self._cast(value, F32, node))
+            if node in self.inside:
+                self._widen_itself(node)
+        for value in list(self.casts.values()):
+            if value.producer is not None:
+                remove_dead(value.producer, self.graph)
         for value in [value for value in self.graph.outputs if value in self.stored]:
             original = self._cast(value, F32, None)
             self.graph.outputs = [original if o is value else o for o in self.graph.outputs]
+
+    def _store(self, value: Value) -> None:
+        """Let every reader of an integer region's result read it rounded to bf16."""
+        self.stored.discard(value)
+        uses = list(value.uses)
+        narrow = self._cast(value, self.dtype, None)
+        wide = self._cast(narrow, F32, None)
+        self.casts[wide, self.dtype] = narrow
+        for reader, index in uses:
+            reader.replace_input(index, wide)
+
+    def _widen_itself(self, node: Node) -> None:
+        """Give `node` a Cast of its own for each bf16 operand, which fuses into its region."""
+        for index, value in enumerate(node.inputs):
+            cast = widening_of(value)
+            if cast is None or value is None or cast.op != "Cast" or len(value.uses) == 1:
+                continue
+            own = self.graph.new_value(F32, value.shape, value.name)
+            again = Node("Cast", cast.inputs, [own], cast.attributes, cast.source)
+            self.graph.insert_after(cast, again)
+            node.replace_input(index, own)
 
     def _lower(self, node: Node) -> None:
         kept = FLOAT_SLOTS.get(node.op, ())

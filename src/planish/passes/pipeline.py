@@ -115,10 +115,11 @@ def lowering(
         See `optimize`.
     """
     floats = (config.precision, config.layer_precisions)
+    has_halves = "bf16" in (floats[0], *floats[1].values())
     return [
-        *([LowerPrecision(*floats)] if "bf16" in (floats[0], *floats[1].values()) else []),
-        FuseSiblings(),
         SettleQuantized(),
+        *([LowerPrecision(*floats, prints)] if has_halves else []),
+        FuseSiblings(),
         RaisePads(),
         FuseRegions(prints),
         AssignLayouts(),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from planish.ir.dtypes import F32, I8, U8
+from planish.ir.dtypes import BF16, F16, F32, I8, U8
 from planish.ir.graph import Node, Value
 
 DEQUANTIZE, QUANTIZE = "DequantizeLinear", "QuantizeLinear"
@@ -38,6 +38,18 @@ def dequantize_of(value: Value | None) -> Node | None:
     if value is None or value.producer is None or value.producer.op != DEQUANTIZE:
         return None
     return value.producer
+
+
+def widening_of(value: Value | None) -> Node | None:
+    """Return the node that makes float32 numbers of what is stored as integers or 16-bit floats.
+
+    A DequantizeLinear or a Cast; None where `value` is stored as it is.
+    """
+    node = None if value is None else value.producer
+    if node is None or node.op == DEQUANTIZE:
+        return node
+    narrow = node.op == "Cast" and node.output.dtype is F32
+    return node if narrow and node.present_inputs[0].dtype in (BF16, F16) else None
 
 
 def is_single(value: Value | None) -> bool:
