@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 from planish.report import BuildReport, LayerReport, PassReport, fusion_lines
+from planish.report_calibration import TensorReport
 from planish.runtime.engine import Engine
 
 LAYER = LayerReport(
@@ -66,3 +67,17 @@ def test_an_empty_report_prints() -> None:
     empty = dataclasses.replace(REPORT, passes=(), layers=(), memory={}, warnings=())
     assert empty.to_text().startswith("<model>.onnx")
     assert "<table>" in empty.to_html()
+
+
+def test_histograms_are_drawn() -> None:
+    tensor = TensorReport("<t>", "i8 in steps of 1", 2.0, 4.0, -4.0, 1.0, 0.25, (8, 0, 4, 1), 4.0)
+    report = dataclasses.replace(REPORT, calibrator="MinMax", tensors=(tensor,))
+    assert BuildReport.from_dict(json.loads(report.to_json())) == report
+    page = report.to_html()
+    assert "&lt;t&gt;" in page
+    assert page.count("<rect") == 3
+    assert page.count('fill="#ccc"') == 2  # the two bars beyond the threshold
+    assert 'x1="160.0"' in page  # the threshold, in the middle of 320 pixels
+    assert "25.000 %" in report.to_text()
+    cached = dataclasses.replace(tensor, bars=(), stored="")
+    assert "from a cache" in dataclasses.replace(REPORT, tensors=(cached,)).to_html()

@@ -1,4 +1,4 @@
-"""Calibration inside of a build: ranges, caches, interruptions, and everything that can be wrong."""
+"""Calibration inside of a build: ranges, caches, interruptions, and what can be wrong."""
 
 from __future__ import annotations
 

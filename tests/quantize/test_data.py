@@ -70,7 +70,8 @@ def test_axes_that_are_no_batch_are_left_alone() -> None:
     other = TensorInfo("y", "f32", (symbol("M"), 3))
     assert not batch_axis([X, other], {**RANGES, "M": (1, 2, 3)}, 5).exists
     assert not batch_axis([TensorInfo("y", "f32", ())], {}, 5).exists
-    assert [*pieces({"x": rows(9)}, BatchAxis(0, 0, exists=False), "")][0]["x"].shape == (9, 3)
+    (piece,) = pieces({"x": rows(9)}, BatchAxis(0, 0, exists=False), "")
+    assert piece["x"].shape == (9, 3)
 
 
 @pytest.mark.parametrize(("size", "sizes"), [(1, [1]), (4, [4]), (9, [4, 4, 1])])
