@@ -268,6 +268,8 @@ class SavedModelStorage:
     def _variable_of_object(self, number: int) -> Constant:
         name = self._at(self._objects, number).variable.name
         key = self._saved_keys.get((number, "VARIABLE_VALUE"))
+        if key is None and self._bundle is None:
+            raise self._without_bundle(name)
         if key is None:
             raise ModelError(
                 f"the checkpoint does not hold the variable {name or number!r}",
@@ -278,14 +280,17 @@ class SavedModelStorage:
 
     def _stored(self, name: str, key: str, part: str) -> Constant:
         if self._bundle is None:
-            raise ModelError(
-                f"the model has variables ({name}) but variables/variables.index is missing",
-                where=str(self._folder),
-                fix="copy the whole SavedModel folder again, with everything in variables/",
-            )
+            raise self._without_bundle(name)
         extents = parse_slice(part, self._label)
         array = self._bundle.read(key) if extents is None else self._bundle.read_slice(key, extents)
         return Constant(name.partition(":")[0], array, element_type(self._bundle.dtype(key)))
+
+    def _without_bundle(self, name: str) -> ModelError:
+        return ModelError(
+            f"the model has variables ({name}) but variables/variables.index is missing",
+            where=str(self._folder),
+            fix="copy the whole SavedModel folder again, with everything in variables/",
+        )
 
     # -- nodes of the main graph (TensorFlow 1) --------------------------------------------------
 
@@ -296,8 +301,10 @@ class SavedModelStorage:
         for candidate in (name, shared):
             if candidate in restored:
                 return self._stored(candidate, *restored[candidate])
+        if self._bundle is None:
+            raise self._without_bundle(shared or name)
         for candidate in (shared, name):
-            if self._bundle is not None and candidate in self._bundle:
+            if candidate in self._bundle:
                 return self._stored(candidate, candidate, "")
         raise ModelError(
             f"nothing restores the variable {shared or name!r}",

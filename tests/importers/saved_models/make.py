@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ class Tables(tf.Module):
         self.table = tf.lookup.StaticHashTable(
             tf.lookup.KeyValueTensorInitializer(keys, values), default_value=-1.0
         )
-        path = Path(sys.argv[1]) / "numbers.txt"
+        path = Path(tempfile.mkdtemp()) / "numbers.txt"
         path.write_text("10\t4\n20\t5\n30\t6\n")
         self.file = tf.lookup.StaticHashTable(
             tf.lookup.TextFileInitializer(str(path), tf.int64, 0, tf.int64, 1), default_value=-9
@@ -154,8 +155,11 @@ def old_graph() -> tuple[Any, dict[str, Any]]:
                             use_resource=False)  # fmt: skip
     y = tf.matmul(x, tf.convert_to_tensor(w)) * scale + b
     positive = tf.reduce_sum(y) > 0.0
-    nested = v1.cond(positive, lambda: y * 2.0,
-                     lambda: v1.cond(tf.reduce_max(y) > 1.0, lambda: y + 10.0, lambda: -y))  # fmt: skip
+
+    def otherwise() -> Any:
+        return v1.cond(tf.reduce_max(y) > 1.0, lambda: y + 10.0, lambda: -y)
+
+    nested = v1.cond(positive, lambda: y * 2.0, otherwise)
     _, loop = v1.while_loop(
         lambda i, _: i < 4, lambda i, z: (i + 1, tf.tanh(z) + b), (tf.constant(0), y)
     )
@@ -187,9 +191,7 @@ def old_frozen(path: Path) -> None:
         x, outputs = old_graph()
         session.run(v1.global_variables_initializer())
         names = [tensor.op.name for tensor in outputs.values()]
-        frozen = v1.graph_util.convert_variables_to_constants(
-            session, graph.as_graph_def(), names
-        )
+        frozen = v1.graph_util.convert_variables_to_constants(session, graph.as_graph_def(), names)
         path.with_suffix(".pb").write_bytes(frozen.SerializeToString())
         record(path, {"x": value}, session.run(outputs, {x: value}))
     v1.enable_control_flow_v2()
