@@ -22,6 +22,7 @@ from typing import Any
 from planish.config import DEFAULT_BATCH_RANGE, Profile, Progress
 from planish.errors import BuildCancelled, PlanishError
 from planish.frontends.tensorflow import environment, resources
+from planish.frontends.tensorflow.calibration import ByteCalibrator
 from planish.frontends.tensorflow.engine_builder import SegmentGraph, build_engine
 from planish.frontends.tensorflow.engine_cache import Array, EngineCache, Shapes
 from planish.frontends.tensorflow.engine_rules import implicit_batch_profiles, profiles_for
@@ -29,7 +30,6 @@ from planish.frontends.tensorflow.graph_view import reference
 from planish.frontends.tensorflow.rewriting import PlacedEngine
 from planish.frontends.tensorflow.saving import engine_resource
 from planish.frontends.tensorflow.summary import EngineState
-from planish.quantize.calibrators import EntropyCalibrator2
 from planish.runtime.engine import Engine
 
 Profiles = tuple[Profile, ...]  # one for each input
@@ -138,23 +138,26 @@ class AheadBuilder:
         )
         _tell(f"{name}: building ({len(segment.names)} operations, {seconds:.0f} s at most)")
         started = time.monotonic()
+        batches = self._collected.get(name)
+        calibrator = ByteCalibrator(batches, self.calibration_data(name)) if batches else None
         try:
-            with self._calibrator(name) as calibrator:
-                engine = build_engine(
-                    graph,
-                    profiles,
-                    placed.settings,
-                    seconds,
-                    calibrator=calibrator,
-                    progress=_progress_lines(name),
-                    cancel=self._stop.is_set,
-                )
+            engine = build_engine(
+                graph,
+                profiles,
+                placed.settings,
+                seconds,
+                calibrator=calibrator,
+                progress=_progress_lines(name),
+                cancel=self._stop.is_set,
+            )
         except BuildCancelled:
             self._abandon(name, 0.0)
             return
         except PlanishError as error:
             self._failed(name, profiles, str(error))
             return
+        if calibrator is not None:
+            self._calibration[name] = self._cache(name).calibration_data = calibrator.data
         shapes = tuple(profile.opt for profile in profiles)
         self._cache(name).put(engine, shapes)
         _export(name, engine)
@@ -192,25 +195,6 @@ class AheadBuilder:
     def _keeper(self, name: str) -> Callable[[list[Array]], None]:
         batches = self._collected[name]
         return lambda arrays: batches.append([array.copy() for array in arrays])
-
-    @contextmanager
-    def _calibrator(self, name: str) -> Iterator[Any]:
-        """Give a calibrator with what was collected, and keep what it found."""
-        batches = self._collected.get(name)
-        if not batches:
-            yield None
-            return
-        folder = Path(tempfile.mkdtemp(prefix="planish-calibration-"))
-        cache = folder / "calibration.cache"
-        if name in self._calibration:
-            cache.write_bytes(self._calibration[name])
-        try:
-            yield EntropyCalibrator2(batches, cache=cache)
-            if cache.is_file():
-                self._calibration[name] = cache.read_bytes()
-                self._cache(name).calibration_data = self._calibration[name]
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def calibration_data(self, name: str) -> bytes:
         """Return the calibration cache of an engine, b"" where there is none."""
@@ -290,7 +274,7 @@ def _export(name: str, engine: Engine) -> None:
 def _release(names: list[str]) -> None:
     """Let go of a conversion's engines; models that were loaded keep their own."""
     for name in names:
-        resources.save_engines(name, "", delete=True)
+        resources.drop_cache(name)
 
 
 # -- talking to the user --------------------------------------------------------------------------

@@ -187,11 +187,13 @@ use_calibration, allow_build_at_runtime
         self._load_and_cut()
         if not self._need_calibration:
             self._ahead.build_for_batches(self._time_budget)
-            self._forbid_building(self._ahead.abandoned)
+            self._settle()
         elif self._use_dynamic_shape:
             self._calibration_input_fn = calibration_input_fn
         elif calibration_input_fn is not None:
-            self._calibrate(calibration_input_fn)
+            self._collect_calibration(calibration_input_fn)
+            self._ahead.build_calibrated(self._time_budget)
+            self._settle()
         self._converted = True
         self._report()
         return self._converted_func
@@ -244,14 +246,18 @@ use_calibration, allow_build_at_runtime
         )
         self._converted_func._planish_engines = self._ahead  # they live as long as the function
 
-    def _forbid_building(self, names: Sequence[str]) -> None:
-        """Let TensorFlow run some engines' segments from now on."""
-        if not names:
-            return
+    def _settle(self) -> None:
+        """Write into the graph what building has found out: calibration data, what to leave."""
+        changed = False
         for node in engine_nodes(self._converted_graph_def):
-            if node.name in names:
+            data = self._ahead.calibration_data(node.name)
+            if data:
+                node.attr["calibration_data"].s = data
+            if node.name in self._ahead.abandoned:
                 node.attr["_allow_build_at_runtime"].b = False
-        self._rebuild_function()
+            changed |= bool(data) or node.name in self._ahead.abandoned
+        if changed:
+            self._rebuild_function()
 
     def _report(self) -> None:
         """Honour the environment's wishes for a report and a picture."""
@@ -298,10 +304,10 @@ use_calibration, allow_build_at_runtime
         if not self._converted:
             raise RuntimeError("Need to call convert() before build()")
         if self._calibration_input_fn is not None:
-            self._calibrate(self._calibration_input_fn, build=False)
+            self._collect_calibration(self._calibration_input_fn)
         self._collect_shapes(input_fn)
         self._ahead.build_for_collected(self._time_budget)
-        self._forbid_building(self._ahead.abandoned)
+        self._settle()
         self._build_called_once = True
 
     def _collect_shapes(self, input_fn: InputFunction) -> None:
@@ -318,17 +324,12 @@ use_calibration, allow_build_at_runtime
             node.attr[attribute].b = value
         self._rebuild_function()
 
-    def _calibrate(self, input_fn: InputFunction, *, build: bool = True) -> None:
-        """Collect what flows into the engines, and build them from it."""
+    def _collect_calibration(self, input_fn: InputFunction) -> None:
+        """Run inputs in TensorFlow and keep what flows into the engines."""
         with self._ahead.collecting():
             for given in input_fn():
                 call_with(self._converted_func, given)
         self._calibrated = True
-        if build:
-            self._ahead.build_calibrated(self._time_budget)
-        for node in engine_nodes(self._converted_graph_def):
-            node.attr["calibration_data"].s = self._ahead.calibration_data(node.name)
-        self._rebuild_function()
 
     # -- saving and looking -----------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from planish.builder import build
 from planish.config import BuildConfig, Profile, Progress
+from planish.frontends.tensorflow.calibration import ByteCalibrator
 from planish.frontends.tensorflow.engine_rules import EngineSettings
 from planish.importers.tensorflow import read_graph_def
 from planish.runtime.engine import Engine
@@ -54,13 +55,15 @@ def build_engine(
     time_budget : float
         Seconds.
     calibrator, progress, cancel : optional
-        See `planish.BuildConfig`.
+        See `planish.BuildConfig`; without a calibrator `settings.calibration_data` count.
 
     Raises
     ------
     PlanishError
         A subclass, where the segment cannot become an engine.
     """
+    if calibrator is None and settings.calibration_data:
+        calibrator = ByteCalibrator(None, settings.calibration_data)
     names = [_node(name) for name in segment.inputs]
     graph_def = type(segment.graph_def)()
     graph_def.CopyFrom(segment.graph_def)

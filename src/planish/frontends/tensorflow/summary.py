@@ -77,7 +77,9 @@ def print_summary(
                 print_fn(f"\t- {operation}: {count}x")
     print_fn(f"\n{'=' * line_length}")
     print_fn(f"[*] Total number of TensorRT engines: {len(engines)}")
-    total = inside + len(graph_def.node) - len(engines)
+    names = {node.name for node in engines}
+    added = sum(node.name.rpartition("/")[0] in names for node in graph_def.node)
+    total = inside + len(graph_def.node) - len(engines) - added
     print_fn(f"[*] % of OPs Converted: {100 * inside / max(total, 1):.2f}% [{inside}/{total}]\n")
 
 

@@ -174,7 +174,7 @@ def _refused_alone(
 
 
 def _unfit(view: GraphView, name: str) -> str | None:
-    """Return why types, shapes or state keep a node out."""
+    """Return why its types or its state keep a node out."""
     operation = view.operation(name)
     if operation.op_def.is_stateful and operation.type not in _HARMLESS:
         return "an operation with state"
@@ -183,8 +183,6 @@ def _unfit(view: GraphView, name: str) -> str | None:
     for tensor in operation.outputs:
         if tensor.dtype.name in ("string", "resource"):
             return f"its result is a {tensor.dtype.name}"
-        if tensor.dtype.name not in ("variant",) and tensor.shape.rank is None:
-            return "the rank of its result is not known"
     return None
 
 
