@@ -85,6 +85,8 @@ class Builder:
         The node being converted.
     operands : tuple
         What its inputs are: values, or objects of other rules' making.
+    notes : dict of Value to object
+        What rules remember about values for rules that come later.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Builder:
         self._convert = convert
         self.node = TfNode("", "")
         self.operands: tuple[Operand, ...] = ()
+        self.notes: dict[Value, object] = {}
 
     def at(self, node: TfNode, operands: Sequence[Operand]) -> None:
         """Turn to `node`."""

@@ -22,7 +22,7 @@ WINDOWS = frozenset(
     }
 )  # fmt: skip
 _STEPS = 64  # operators between an image and the window that made it
-_THROUGH = frozenset({"Concat", "Pad", "Slice", "Split"})
+_THROUGH = frozenset({"Concat", "Pad", "Slice", "Split", "Squeeze", "Unsqueeze"})
 
 Order = tuple[int, ...]
 
@@ -41,7 +41,7 @@ def shown_channels_last(value: Value | None, graph: Graph) -> Value | None:
     """Return the image NC... whose transpose to channels-last `value` is, None if it is none."""
     node = producer_in(value, graph, "Transpose")
     x = None if node is None else node.inputs[0]
-    if node is None or x is None or x.shape is None or x.rank not in (4, 5):
+    if node is None or x is None or x.shape is None or x.rank not in (3, 4, 5):
         return None
     if permutation(node) != to_channels_last(x.rank) or not _is_image(x):
         return None
@@ -81,10 +81,12 @@ def _is_image(value: Value) -> bool:
             return True
         if node.op not in _THROUGH and not OPS[node.op].pointwise:
             return False
-        operands = [each for each in node.present_inputs if not each.is_constant]
-        same_rank = [
-            each for each in operands if each.shape is not None and each.rank == value.rank
-        ]
-        wide = [each for each in same_rank if any(dim != 1 for dim in each.known_shape[2:])]
-        current = next(iter(wide), None)
+        current = next((each for each in node.present_inputs if _has_pixels(each)), None)
     return False
+
+
+def _has_pixels(value: Value) -> bool:
+    """Whether `value` may be an image: one number a channel, or a constant, is none."""
+    if value.is_constant or value.shape is None or value.rank < 3:
+        return False
+    return any(dim != 1 for dim in value.shape[2:])

@@ -54,6 +54,9 @@ def batch_norm(node: TfNode, builder: Builder) -> list[Value]:
     epsilon = float(builder.attribute("epsilon", 1e-4))
     if builder.attribute("is_training", True):
         mean, variance = _batch_statistics(builder, x)
+        if _is_row_norm(builder, x, scale, offset):
+            y = _row_norm(builder, x, epsilon)
+            return [y, mean, variance, mean, variance, variance]
     factor, shift = _scale_and_shift(builder, scale, offset, mean, variance, epsilon)
     rank = builder.rank(x)
     factor, shift = (
@@ -61,6 +64,35 @@ def batch_norm(node: TfNode, builder: Builder) -> list[Value]:
     )
     y = builder.emit("Add", builder.emit("Mul", x, factor), shift)
     return [y, mean, variance, mean, variance, variance][: 6 if node.op.endswith("V3") else 5]
+
+
+def _is_row_norm(builder: Builder, x: Value, scale: Value, offset: Value) -> bool:
+    """Whether rows are the channels of one image: Keras 2 computes LayerNormalization so."""
+    plain = _is_filled(scale, 1) and _is_filled(offset, 0)
+    if not plain or channels_last(builder) or builder.rank(x) != 4:
+        return False
+    return x.known_shape[0] == 1 and x.known_shape[3] == 1
+
+
+def _is_filled(value: Value, number: float) -> bool:
+    """Whether every element of `value` is `number`."""
+    if value.is_constant:
+        return bool((value.array == number).all())
+    node = value.producer
+    if node is None or node.op != "ConstantOfShape" or node.attributes["value"] is None:
+        return False
+    return bool((np.asarray(node.attributes["value"]) == number).all())
+
+
+def _row_norm(builder: Builder, x: Value, epsilon: float) -> Value:
+    """Return [1, rows, width, 1] with every row at mean 0 and variance 1."""
+    width = x.known_shape[2]
+    if not isinstance(width, int):
+        builder.refuse("the length of the normalized rows is not known")
+    rows = builder.squeeze(x, 0, 3)
+    ones = builder.constant(np.ones(width, x.dtype.numpy))
+    result = builder.emit("LayerNormalization", rows, ones, epsilon=epsilon, axis=-1)
+    return builder.unsqueeze(result, 0, 3)
 
 
 def _batch_statistics(builder: Builder, x: Value) -> tuple[Value, Value]:

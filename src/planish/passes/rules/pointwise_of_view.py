@@ -8,6 +8,7 @@ import numpy as np
 
 from planish.ir.graph import Graph, Node, Value
 from planish.ir.rewrite import Rule, private_producer, scalar_of, split_constant
+from planish.ir.shape import Shape
 from planish.passes.anchors import VIEWS, has_private_anchor
 from planish.passes.building import channel_vector, constant, emit, finish
 from planish.passes.matching import permutation
@@ -18,6 +19,7 @@ UNARY = (
     "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh", "ThresholdedRelu",
 )  # fmt: skip
 BINARY = ("Add", "Mul")
+BY_CONSTANT = ("Div", "Sub")  # with the constant on the right
 
 
 class PointwiseOfView(Rule):
@@ -28,7 +30,7 @@ class PointwiseOfView(Rule):
 
     name = "op(view(anchor(x))) => view(op(anchor(x))), op unary or with a constant"
     label = "view motion"
-    roots = (*UNARY, *BINARY)
+    roots = (*UNARY, *BINARY, *BY_CONSTANT)
     example = """
     graph example(%x: f32[2,3,4]) {
       @w: f32[4,6]
@@ -70,6 +72,9 @@ def _operands(node: Node) -> tuple[Value, Value | None] | None:
     """Return (tensor, constant or None)."""
     if node.op in BINARY:
         return split_constant(node)
+    if node.op in BY_CONSTANT:
+        pair = split_constant(node)
+        return pair if pair is not None and node.inputs[1] is pair[1] else None
     x, rest = node.inputs[0], node.inputs[1:]
     if x is None or x.is_constant or any(v is not None and not v.is_constant for v in rest):
         return None
@@ -84,6 +89,9 @@ def _in_front(graph: Graph, number: Value, x: Value, view: Node) -> Value | None
         return None
     if view.op == "Transpose":
         return _turned(graph, number, permutation(view))
+    moved = _among_ones(graph, number, x.known_shape, view.output.known_shape)
+    if moved is not None:
+        return moved
     last = x.known_shape[-1]
     if not isinstance(last, int):
         return None
@@ -93,6 +101,26 @@ def _in_front(graph: Graph, number: Value, x: Value, view: Node) -> Value | None
         return None
     vector = channel_vector(number, view.output.rank, view.output.rank - 1, last)
     return None if vector is None else number
+
+
+def _among_ones(graph: Graph, number: Value, before: Shape, after: Shape) -> Value | None:
+    """Return a constant in front of a view that only inserts, drops or moves axes of extent 1."""
+    wide_before = [axis for axis, dim in enumerate(before) if dim != 1]
+    wide_after = [axis for axis, dim in enumerate(after) if dim != 1]
+    if [before[axis] for axis in wide_before] != [after[axis] for axis in wide_after]:
+        return None
+    places = dict(zip(wide_after, wide_before, strict=True))
+    skipped = len(after) - number.rank
+    shape = [1] * len(before)
+    for axis, extent in enumerate(number.array.shape, start=skipped):
+        if extent == 1:
+            continue
+        if axis not in places:
+            return None
+        shape[places[axis]] = extent
+    while len(shape) > 1 and shape[0] == 1:
+        shape = shape[1:]
+    return constant(graph, number.array.reshape(shape), number)
 
 
 def _joined(graph: Graph, number: Value, last: int, view: Node) -> Value | None:
