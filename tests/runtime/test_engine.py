@@ -41,7 +41,7 @@ def test_describes_itself(engine: Engine):
     assert engine.outputs[0].name == "y"
     assert engine.ranges == {"N": (1, 4, 512)}
     assert engine.memory.arena > 0
-    assert "k_scale" in engine.source
+    assert "k_0_scale" in engine.source
     assert engine.report.layers == ()
 
 

@@ -182,7 +182,21 @@ def test_equal_kernels_are_printed_once_and_name_all_layers():
     steps = [step(name, [Binding("output", 0, 0)], [f32(1)]) for name in ("a", "b")]
     source = print_driver(plan_of(steps, [], [("y", "f32", (1,))]), {"a": same, "b": same})
     assert source.count("((float *)p[0])[0] = 1.0f;") == 1
-    assert "/* kernel k_a: layer.a; layer.b */" in source
+    assert "/* kernel k_0_a: layer.a; layer.b */" in source
+
+
+def test_what_a_kernel_brings_along_is_not_taken_for_another_kernel():
+    helped = dataclasses.replace(
+        kernel("@NAME@_2(p);"),
+        source="static void @NAME@_2(char *const *p) { ((float *)p[0])[0] = 1.0f; }\n"
+        + kernel("@NAME@_2(p);").source,
+    )
+    names = ("a", "a_2")
+    steps = [step(n, [Binding("output", i, 0)], [f32(1)]) for i, n in enumerate(names)]
+    plan = plan_of(steps, [], [("y", "f32", (1,)), ("z", "f32", (1,))])
+    bodies = {"a": helped, "a_2": kernel("((float *)p[0])[0] = 2.0f;")}
+    engine = Engine(parts_of(plan, bodies, threads=1))
+    assert [float(array[0]) for array in engine.run({}).values()] == [1.0, 2.0]
 
 
 def test_layer_names_cannot_break_out_of_comments():

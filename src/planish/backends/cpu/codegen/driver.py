@@ -90,8 +90,10 @@ def _functions(plan: Plan, kernels: Mapping[str, Kernel]) -> dict[str, str]:
             raise PlanError(f"no kernel for function {name}", where=f"step {step.name}")
         if not _IDENTIFIER.match(name):
             raise PlanError(f"{name!r} is no C identifier", where=f"step {step.name}")
-        # the prefix keeps users' layer names apart from C's and the prelude's names
-        functions[name] = by_digest.setdefault(kernels[name].digest, f"k_{name}")
+        # the prefix keeps users' layer names apart from C's and the prelude's names, its number
+        # the functions that a kernel brings along (name_4) from another kernel of such a name
+        function = f"k_{len(by_digest)}_{name}"
+        functions[name] = by_digest.setdefault(kernels[name].digest, function)
     return functions
 
 
