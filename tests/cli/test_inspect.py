@@ -9,6 +9,7 @@ from planish.runtime.engine import Engine
 from tests import small_models
 from tests.cli.command import call, call_json
 from tests.conftest import DIGITS
+from tests.quantize.random_quantized import QuantizedModel
 
 
 def test_model(tmp_path: Path) -> None:
@@ -72,6 +73,15 @@ def test_one_region(digits_plan: Path, digits_engine: Engine) -> None:
     assert "refused" in text
     call("inspect", digits_plan, "--region", "conv", code=2)  # several
     call("inspect", digits_plan, "--region", "nothing", code=2)
+
+
+def test_quantization_of_a_model(tmp_path: Path, digits_plan: Path) -> None:
+    onnx.save(QuantizedModel(3, layers=4).proto, tmp_path / "q.onnx")
+    text = call("inspect", tmp_path / "q.onnx", "--quantization")
+    assert "convolutions and matrix products run on integers" in text.splitlines()[0]
+    data = call_json("inspect", tmp_path / "q.onnx", "--quantization")
+    assert data["integers"] + data["floats"] > 0
+    call("inspect", digits_plan, "--quantization", code=2)
 
 
 def test_missing_profile(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ class QuantizedModel:
         self, real: str, shape: tuple[int, ...], scale: float, like: Any = None
     ) -> tuple[Any, ...]:
         """Return (name, scale, zero, shape) of a newly quantized tensor."""
-        dtype = self.random.choice([np.int8, np.uint8])
+        dtype = (np.int8, np.uint8)[int(self.random.integers(2))]
         zero = np.array(self.random.choice([0, int(self.random.integers(1, 100))]), dtype)
         # no round numbers: sums would often lie just between two steps
         step = np.array(scale * self.random.uniform(0.9, 1.1), np.float32)
@@ -91,7 +91,7 @@ class QuantizedModel:
         return self._emit("DequantizeLinear", [tensor[0], *parameters])
 
     def _weights(self, shape: tuple[int, ...], axis: int) -> str:
-        dtype = self.random.choice([np.int8, np.int8, np.uint8])
+        dtype = (np.int8, np.int8, np.uint8)[int(self.random.integers(3))]
         low, high = (-127, 128) if dtype is np.int8 else (0, 256)
         integers = self.random.integers(low, high, shape).astype(dtype)
         count = shape[axis] if self.random.random() < 0.6 else None

@@ -34,7 +34,7 @@ def assert_within_one_step(got: np.ndarray, want: np.ndarray, steps: float) -> N
     assert (difference > 1.01 * limit).mean() < 0.001
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(30))
 def test_passes_keep_the_results(seed: int) -> None:
     model = QuantizedModel(seed, layers=4 + seed % 8)
     graph = quantized_graph(model.proto)
@@ -43,7 +43,7 @@ def test_passes_keep_the_results(seed: int) -> None:
         assert_within_one_step(got, want, 0.06)
 
 
-@pytest.mark.parametrize("seed", range(40, 50))
+@pytest.mark.parametrize("seed", range(40, 46))
 def test_engines_keep_the_results(seed: int) -> None:
     model = QuantizedModel(seed, layers=3 + seed % 5)
     engine = planish.build(model.proto, BuildConfig(tune="off", threads=1))

@@ -33,6 +33,7 @@ from planish.ir.text import to_text
 from planish.passes.graph_pass import count_layers, graphs_of
 from planish.passes.pipeline import optimize
 from planish.plan.plan import TensorInfo
+from planish.quantize.lint import review_quantization
 from planish.report import BuildReport, LayerReport, PassReport, fusion_lines
 from planish.runtime.engine import Engine, load
 
@@ -49,6 +50,10 @@ def inspect_command(
     ] = False,
     show_source: Annotated[
         bool, typer.Option("--source", help="Print the generated C source.")
+    ] = False,
+    quantization: Annotated[
+        bool,
+        typer.Option(help="Say what of a quantized model does not run on integers, and why."),
     ] = False,
     region: Annotated[
         str | None,
@@ -69,7 +74,9 @@ def inspect_command(
         profiles=parse_profiles(profile), precision=precision, tune="off",
         signature=signature, tags=parse_tags(tags),
     )  # fmt: skip
-    if is_engine(path):
+    if quantization:
+        _inspect_quantization(path, config, as_json)
+    elif is_engine(path):
         _inspect_engine(load(path), show_graph, show_source, region, as_json)
     elif show_source or region is not None:
         _inspect_engine(build(path, config), False, show_source, region, as_json)
@@ -107,6 +114,17 @@ def _inspect_model(path: Path, config: BuildConfig, show_graph: bool, as_json: b
         rows = [(str(count).rjust(8), kind) for kind, count in kinds.items()]
         lines += [f"{title}: {sum(kinds.values())}", *table(rows)]
     emit(data, as_json, "\n".join(lines))
+
+
+def _inspect_quantization(path: Path, config: BuildConfig, as_json: bool) -> None:
+    if is_engine(path):
+        raise ConfigError(
+            "--quantization looks at a model, and this is an engine", fix="give the model"
+        )
+    graph = read_model(path, config.profiles, config.signature, config.tags)
+    optimize(graph, config, backend_for(config.device).prints)
+    review = review_quantization(graph)
+    emit(asdict(review), as_json, "\n".join([review.headline, *map(str, review.findings)]))
 
 
 def _kinds(graph: Graph) -> dict[str, int]:

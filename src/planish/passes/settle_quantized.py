@@ -1,9 +1,9 @@
 """Brings quantized tensors to where they are read, as the last step before fusion.
 
+- Every reader of a DequantizeLinear gets one of its own. It then fuses into each of them, so that
+  the tensor between two regions is the integer one.
 - A DequantizeLinear of a constant is computed now, unless it makes the weights of a quantized
   product, which stay integers.
-- Every reader of another DequantizeLinear gets one of its own, as early as its operand is there. It
-  then fuses into each of them, so that the tensor between two regions is the integer one.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from planish.passes.quantized import DEQUANTIZE, is_constant_dequantize, is_kept
 
 
 class SettleQuantized(GraphPass):
-    """Folds what stays no weight, and gives every reader its own DequantizeLinear."""
+    """Gives every reader its own DequantizeLinear, and folds what stays no weight."""
 
     name = "settle_quantized"
 
     def run(self, graph: Graph) -> bool:
-        """Fold, then copy."""
-        fold = FoldConstants(keeps=lambda node: not _is_folded(node))
-        modified = fold.run(graph)
+        """Copy, then fold: weights may have a reader that multiplies floats."""
+        modified = False
         for node in graph:
-            if node.op == DEQUANTIZE:
+            if node.op == DEQUANTIZE and not _is_folded(node):
                 modified |= self._spread(node, graph)
-        return modified
+        fold = FoldConstants(keeps=lambda node: not _is_folded(node))
+        return fold.run(graph) or modified
 
     def _spread(self, node: Node, graph: Graph) -> bool:
         """Give each but the first of the readers of `node` a copy of it."""
