@@ -61,7 +61,9 @@ def build(model: str | Path | bytes | onnx.ModelProto, config: BuildConfig | Non
     with clock.stage("passes"):
         request = PrecisionRequest.of(config, target, graph)
         bench = CalibrationBench(config, backend, target, clock)
-        lowered = replace(config, precision=request.floats)
+        lowered = replace(
+            config, precision=request.floats, layer_precisions=request.layer_precisions
+        )
         passes = optimize(
             graph, lowered, backend.prints, lambda g: request.quantize(g, backend.prints, bench)
         )

@@ -15,10 +15,12 @@ from onnx import helper
 import planish
 from planish.config import BuildConfig, Progress
 from planish.errors import BuildCancelled, ConfigError, InputError
+from planish.importers.importer import read_model
 from planish.quantize.cache import CalibrationCache
 from planish.quantize.calibrators import Calibrator
-from planish.quantize.request import PrecisionWarning
+from planish.quantize.request import PrecisionRequest, PrecisionWarning
 from planish.runtime.engine import Engine
+from planish.tactics.target import Target
 from tests import small_models
 
 Array = np.ndarray[Any, Any]
@@ -341,6 +343,33 @@ def test_fp16_says_what_it_runs_as() -> None:
     kinds = {layer.precision for layer in engine.report.layers}
     notes = "\n".join(engine.report.warnings)
     assert ("bf16" in kinds and "runs as bfloat16" in notes) or "no fast 16-bit" in notes
+
+
+def test_fp16_keeps_layers_in_float32_whose_numbers_do_not_fit() -> None:
+    data = [np.full((2, 16), 100, np.float32)]
+    engine = build(planish.MinMaxCalibrator(data), two_layers(100.0), precision="fp16")
+    notes = "\n".join(engine.report.warnings)
+    if "no fast 16-bit floats" in notes:
+        pytest.skip("this CPU has no fast 16-bit floats")
+    assert "first stays float32: p reach(es) 1.6e+05, and float16 ends at 65504" in notes
+    assert {layer.precision for layer in engine.report.layers} == {"f32"}
+    want = planish.build(two_layers(100.0), BuildConfig(tune="off"))(data[0])
+    np.testing.assert_allclose(engine(data[0]), want, rtol=1e-5)
+    engine = build(None, two_layers(1e5), precision="fp16")
+    assert any("first stays float32: its weights" in text for text in engine.report.warnings)
+    engine = build(planish.MinMaxCalibrator([data[0] * 0.01]), two_layers(), precision="fp16")
+    assert {layer.precision for layer in engine.report.layers} == {"bf16"}
+
+
+def test_fp16_without_the_instructions_runs_in_float32_and_says_so() -> None:
+    plain = Target("cpu", frozenset({"avx2", "fma"}))
+    graph = read_model(two_layers(), profiles={})
+    with pytest.warns(PrecisionWarning, match="no fast 16-bit floats"):
+        request = PrecisionRequest.of(BuildConfig(precision="fp16"), plain, graph)
+    assert request.floats == "fp32"
+    with pytest.raises(ConfigError, match="no fast 16-bit floats"):
+        PrecisionRequest.of(BuildConfig(precision="fp16", strict=True), plain, graph)
+    assert PrecisionRequest.of(BuildConfig(precision="best"), plain, graph).floats == "fp32"
 
 
 def test_a_quantized_model_keeps_its_own_scales() -> None:

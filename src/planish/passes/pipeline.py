@@ -67,10 +67,10 @@ def optimize(
     folder = environment("PLANISH_DUMP")
     observer = None if not folder else dump_to(Path(folder), graph)
     name_tensors(graph)
-    first, then = preparation(), lowering(config, prints)
+    first = preparation()
     record = run_pipeline(graph, first, check=config.verify, observer=observer)
-    if quantize is not None and quantize(graph):
-        then.insert(0, simplify())
+    changed = quantize is not None and quantize(graph)
+    then = [*([simplify()] if changed else []), *lowering(config, prints)]
     start = len(first) + 1
     return record + run_pipeline(graph, then, check=config.verify, observer=observer, start=start)
 

@@ -179,7 +179,7 @@ class _Run:
             notes.append(f"always zero on the calibration data, not quantized: {', '.join(zero)}")
         if infinite:
             notes.append(f"infinite on the calibration data, not quantized: {', '.join(infinite)}")
-        return Ranges(found, self.calibrator.algorithm, self.batches, tuple(notes))
+        return Ranges(found, self.calibrator.algorithm, self.batches, tuple(notes), tuple(infinite))
 
     def _range(self, fine: FineHistogram, levels: int) -> TensorRange:
         histogram, amax = fine.finish(levels), fine.amax

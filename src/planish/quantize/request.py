@@ -13,6 +13,8 @@ from planish.passes.fuse_siblings import FuseSiblings
 from planish.passes.overrides import check_overrides
 from planish.passes.quantized import DEQUANTIZE, QUANTIZE
 from planish.quantize.calibrate import Workbench, calibrate
+from planish.quantize.calibrators import MinMaxCalibrator
+from planish.quantize.half_range import kept_in_float32, measured_values
 from planish.quantize.insert_qdq import QuantizationSummary, quantizable_values, quantize_graph
 from planish.quantize.scheme import Ranges, tensor_name
 from planish.tactics.target import Target
@@ -34,6 +36,8 @@ class PrecisionRequest:
     config : BuildConfig
     floats : str
         What layers in floating point are lowered to: "fp32" or "bf16".
+    layer_precisions : dict of str to str
+        Those of `config`, and after `quantize` also the layers that 16-bit floats do not suit.
     notes : list of str
         What the user has to be told.
     ranges : Ranges or None
@@ -44,6 +48,7 @@ class PrecisionRequest:
 
     config: BuildConfig
     floats: str
+    layer_precisions: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     ranges: Ranges | None = None
     summary: QuantizationSummary | None = None
@@ -59,22 +64,19 @@ class PrecisionRequest:
             is asked for.
         """
         check_overrides(graph, config.layer_precisions)
-        if config.precision == "bf16":
-            return PrecisionRequest(config, "bf16")
-        if config.precision not in HALVES:
-            return PrecisionRequest(config, "fp32")
-        if target.has("avx512_bf16") or target.has("amx_bf16"):
-            notes = []
-            if config.precision == "fp16":
-                notes.append(
-                    "fp16 runs as bfloat16 on this CPU: products of bfloat16 are summed in "
-                    "float32, and no value overflows"
-                )
-            return PrecisionRequest(config, "bf16", notes)
-        reason = "this CPU has no fast 16-bit floats (AVX512-BF16 or AMX-BF16)"
-        request = PrecisionRequest(config, "fp32")
-        if config.precision == "fp16":
-            request.unmet(f"fp16 was asked for, but {reason}: every layer runs in float32")
+        fast = target.has("avx512_bf16") or target.has("amx_bf16")
+        lowers = config.precision == "bf16" or (config.precision in HALVES and fast)
+        floats = "bf16" if lowers else "fp32"
+        request = PrecisionRequest(config, floats, dict(config.layer_precisions))
+        if config.precision == "fp16" and fast:
+            request.notes.append(
+                "fp16 runs as bfloat16 on this CPU: products of bfloat16 are summed in float32"
+            )
+        elif config.precision == "fp16":
+            request.unmet(
+                "fp16 was asked for, but this CPU has no fast 16-bit floats (AVX512-BF16 or "
+                "AMX-BF16): every layer runs in float32"
+            )
         return request
 
     def quantize(self, graph: Graph, prints: Callable[[Node], bool], bench: Workbench) -> bool:
@@ -90,6 +92,8 @@ class PrecisionRequest:
         ConfigError
             When there is nothing to take scales from.
         """
+        if self.config.precision == "fp16" and self.floats != "fp32":
+            self._keep_wide_layers(graph, bench)
         if self.config.precision not in INTEGERS:
             return False
         calibrator = self.config.calibrator
@@ -121,6 +125,17 @@ class PrecisionRequest:
         if not self.summary.layers:
             self.unmet("int8 was asked for, but no layer runs on integers")
         return True
+
+    def _keep_wide_layers(self, graph: Graph, bench: Workbench) -> None:
+        """Keep layers in float32 whose numbers float16 does not hold."""
+        calibrator, ranges = self.config.calibrator, None
+        if calibrator is not None and calibrator.has_data:
+            names = list(graph.input_names)
+            measure = MinMaxCalibrator(lambda: calibrator.batches(names))
+            ranges = calibrate(graph, measured_values(graph), measure, bench)
+        kept, lines = kept_in_float32(graph, ranges)
+        self.layer_precisions |= kept
+        self.notes += lines
 
     def unmet(self, reason: str) -> None:
         """Warn that the precision was not reached; raise ConfigError when that is strict."""

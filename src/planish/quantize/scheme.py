@@ -67,12 +67,15 @@ class Ranges(Mapping[str, TensorRange]):
         Batches seen; 0 from a cache.
     notes : tuple of str
         What the user has to be told.
+    infinite : tuple of str
+        Tensors that held infinities.
     """
 
     tensors: Mapping[str, TensorRange]
     algorithm: str
     batches: int = 0
     notes: tuple[str, ...] = ()
+    infinite: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> TensorRange:
         return self.tensors[name]
