@@ -341,6 +341,35 @@ def _convolutions() -> None:
         ),
         volume,
     )
+    signal, taps = floats(2, 11, 4), floats(3, 4, 5, low=-1, high=1)
+    case("atrous_signal", lambda tf, a: tf.nn.convolution(a, taps, 1, "SAME", dilations=2), signal)
+    case(
+        "atrous_blocks_bias",
+        lambda tf, a: tf.batch_to_space(
+            tf.nn.bias_add(
+                tf.nn.conv2d(tf.space_to_batch(a, (2, 2), [[2, 2], [2, 3]]), weight, 1, "VALID"),
+                np.arange(6, dtype=np.float32),
+            ),
+            (2, 2),
+            [[0, 0], [0, 1]],
+        ),
+        floats(1, 8, 7, 4),
+    )
+    case("enlarged", lambda tf, a: tf.repeat(tf.repeat(a, 2, 1), 3, 2), floats(2, 3, 4, 2))
+    case("repeated_channels", lambda tf, a: tf.repeat(a, 2, 3), floats(2, 3, 4, 2))
+    case(
+        "row_norm",
+        lambda tf, a: tf.raw_ops.FusedBatchNormV3(
+            x=tf.reshape(a, (1, 6, 4, 1)),
+            scale=tf.ones(6),
+            offset=tf.zeros(6),
+            mean=[],
+            variance=[],
+            epsilon=1e-3,
+            data_format="NCHW",
+        )[0],
+        floats(2, 3, 4),
+    )
     case("lrn", lambda tf, a: tf.nn.local_response_normalization(a, 2, 1.5, 0.3, 0.6), x)
     case(
         "depth_to_space",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from planish.importers.savedmodel_rules.repeats import enlarged, note_tile
 from planish.importers.tensorflow_builder import Builder, rule
 from planish.importers.tensorflow_graph import TfNode
 from planish.ir.dtypes import F32, I32, DType
@@ -47,7 +48,8 @@ def rank(node: TfNode, builder: Builder) -> Value:
 def reshape(node: TfNode, builder: Builder) -> Value:
     """Give another shape; one extent may be -1."""
     x, target = builder.input(0), builder.i64(builder.input(1))
-    return builder.emit("Reshape", x, target, allowzero=_allow_zero(target))
+    result = builder.emit("Reshape", x, target, allowzero=_allow_zero(target))
+    return enlarged(builder, x, result) or result
 
 
 def _allow_zero(target: Value) -> int:
@@ -193,7 +195,10 @@ def slice_(node: TfNode, builder: Builder) -> Value:
 @rule("Tile")
 def tile(node: TfNode, builder: Builder) -> Value:
     """Repeat along every axis."""
-    return builder.emit("Tile", builder.input(0), builder.i64(builder.input(1)))
+    x = builder.input(0)
+    result = builder.emit("Tile", x, builder.i64(builder.input(1)))
+    note_tile(builder, x, result)
+    return result
 
 
 @rule("BroadcastTo")
