@@ -10,6 +10,7 @@ Frameworks spell cells in many ways; rules match these expressions, not the node
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -55,9 +56,11 @@ class Affine:
         terms = {vector: matrix[:, start:stop] for vector, matrix in self.terms.items()}
         return Affine(terms, self.bias[start:stop])
 
-    def negated(self) -> Affine:
-        """Return -1 times it."""
-        return Affine({vector: -matrix for vector, matrix in self.terms.items()}, -self.bias)
+    def scaled(self, factor: float) -> Affine:
+        """Return it times a number."""
+        number = self.bias.dtype.type(factor)
+        terms = {vector: matrix * number for vector, matrix in self.terms.items()}
+        return Affine(terms, self.bias * number)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +106,16 @@ class Difference:
     right: Expression
 
 
-Expression = Vector | Affine | Activation | Product | Sum | Complement | Difference
+@dataclass(frozen=True, eq=False)
+class Bounded:
+    """min(max(argument, low), high), one of the bounds infinite."""
+
+    argument: Expression
+    low: float
+    high: float
+
+
+Expression = Vector | Affine | Activation | Product | Sum | Complement | Difference | Bounded
 
 
 class CellReader:
@@ -163,6 +175,8 @@ class CellReader:
                 return self._subtract(node)
             case "Slice":
                 return self._slice(node)
+            case "Min" | "Max" | "Clip":
+                return self._bounded(node)
         return None
 
     def _of(self, value: Value | None) -> Expression | None:
@@ -240,12 +254,36 @@ class CellReader:
 
     def _multiply(self, node: Node) -> Expression | None:
         found = [self._of(value) for value in node.inputs]
+        for each, other in (found, found[::-1]):
+            factor = scalar_of(node.inputs[found.index(other)]) if other is None else None
+            if isinstance(each, Affine) and factor is not None:
+                return each.scaled(factor)
         factors: list[Expression] = []
         for each in found:
             if each is None:
                 return None
             factors += each.factors if isinstance(each, Product) else (each,)
         return Product(tuple(factors))
+
+    def _bounded(self, node: Node) -> Expression | None:
+        """Return clip(a, 0, 1), however it is written, as HardSigmoid with slope 1."""
+        argument = self._of(node.inputs[0])
+        numbers = [scalar_of(value) for value in node.inputs[1:]]
+        if node.op != "Clip" and argument is None and len(node.inputs) == 2:
+            argument, numbers = self._of(node.inputs[1]), [scalar_of(node.inputs[0])]
+        if argument is None or None in numbers or len(numbers) != 1 + (node.op == "Clip"):
+            return None
+        low = numbers[0] if node.op != "Min" else None
+        high = numbers[-1] if node.op != "Max" else None
+        if isinstance(argument, Bounded):
+            low = argument.low if low is None else low
+            high = argument.high if high is None else high
+            argument = argument.argument
+        low = -math.inf if low is None else low
+        high = math.inf if high is None else high
+        if (low, high) == (0, 1):
+            return Activation("HardSigmoid", (1.0, 0.0), argument)
+        return Bounded(argument, low, high) if math.inf in (-low, high) else None
 
     def _subtract(self, node: Node) -> Expression | None:
         left, right = self._of(node.inputs[0]), self._of(node.inputs[1])

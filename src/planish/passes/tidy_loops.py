@@ -3,6 +3,7 @@
 - A Scan becomes a Loop that gathers its elements, the one form that other passes know.
 - What the body returns as it got it is read from outside instead of being carried.
 - What is carried, or stacked, for nobody is dropped; what is stacked twice is stacked once.
+- What is stacked only for its last element, and carried anyway, is not stacked.
 - What a body computes from values outside alone moves in front of the loop.
 """
 
@@ -14,6 +15,7 @@ from planish.ir.graph import Graph, Node, Value
 from planish.ir.rewrite import discard, replace_everywhere
 from planish.ops.content import contents
 from planish.ops.op import OPS
+from planish.passes.building import emit, integers
 from planish.passes.graph_pass import GraphPass
 from planish.passes.inline_if import own_outputs
 from planish.passes.native_loops import is_counted, is_native_loop, scan_to_loop
@@ -34,6 +36,7 @@ class TidyLoops(GraphPass):
             if node.op != "Loop" or is_native_loop(node):
                 continue
             modified |= own_outputs(node.body)
+            modified |= self._read_last(node, graph)
             # each of the first two puts another node in the place of this one
             modified |= (
                 self._drop_unchanged(node, graph)
@@ -80,6 +83,25 @@ class TidyLoops(GraphPass):
         self.count("unread loop values", len(node.outputs) - len(live) - len(kept_stacks))
         _keep(node, graph, live, kept_stacks)
         return True
+
+    def _read_last(self, node: Node, graph: Graph) -> bool:
+        """Let readers of the last element of a stack read the same value as it is carried out."""
+        states = len(node.body.inputs) - 2
+        if not _runs(node):
+            return False
+        results = node.body.outputs[1:]
+        carried = {_source(value): place for place, value in enumerate(results[:states])}
+        modified = False
+        for place in range(states, len(node.outputs)):
+            state = carried.get(_source(results[place]))
+            if state is None:
+                continue
+            for reader in node.outputs[place].users:
+                if reader.graph is graph and _is_last(reader, node.outputs[place]):
+                    _read_state(reader, node.outputs[state], graph)
+                    self.count("last elements of stacks")
+                    modified = True
+        return modified
 
     def _live_states(self, node: Node, graph: Graph, stacks: Sequence[int]) -> list[int]:
         body, states = node.body, len(node.body.inputs) - 2
@@ -134,6 +156,33 @@ def _source(value: Value) -> Value:
 
 def _is_read(value: Value, graph: Graph) -> bool:
     return bool(value.uses) or graph.is_output(value)
+
+
+def _is_last(reader: Node, stack: Value) -> bool:
+    """Whether a node takes only the last element along the first axis."""
+    if reader.inputs[0] is not stack or stack.shape is None:
+        return False
+    count = stack.known_shape[0]
+    if reader.op == "Gather":
+        index = contents(reader.input(1))
+        first = int(reader.attributes["axis"]) % stack.rank == 0
+        return first and index is not None and len(index) == 1 and index[0] in (-1, count - 1)
+    if reader.op != "Slice" or contents(reader.input(3)) != (0,):
+        return False
+    starts, steps = contents(reader.input(1)), contents(reader.input(4))
+    last = starts is not None and starts[0] in (-1, count - 1)
+    return last and reader.output.known_shape[0] == 1 and steps in (None, (1,))
+
+
+def _read_state(reader: Node, state: Value, graph: Graph) -> None:
+    """Let the readers of the last element read the carried value."""
+    value = state
+    if reader.output.known_shape != state.known_shape:
+        value = emit(graph, reader, "Unsqueeze", [state, integers(graph, 0)])
+    elif graph.is_output(reader.output):
+        value = emit(graph, reader, "Identity", [state])
+    replace_everywhere(graph, reader.output, value)
+    graph.remove(reader)
 
 
 def _needed(body: Graph, wanted: Sequence[Value]) -> set[Value]:

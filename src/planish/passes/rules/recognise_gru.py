@@ -92,7 +92,7 @@ class RecogniseGru(Rule):
         candidate = _candidate(found, cell.candidate.argument)
         update = cell.update.argument
         if cell.swapped and isinstance(update, Affine) and cell.update.name == "Sigmoid":
-            update = update.negated()  # 1 - sigmoid(a) = sigmoid(-a)
+            update = update.scaled(-1)  # 1 - sigmoid(a) = sigmoid(-a)
         elif cell.swapped:
             return False
         z = found.parts(update, found.reader.read(found.states[0]))
