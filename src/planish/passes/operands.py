@@ -156,7 +156,7 @@ def halo_of(node: Node, index: int) -> Halo:
     value = node.body.inputs[index]
     none = no_halo(value.rank)
     anchor = anchor_of(node)
-    if anchor is None or anchor.op not in HALO_READERS or _data_of(anchor) is not value:
+    if anchor is None or not _reads_halo(anchor) or _data_of(anchor) is not value:
         return none
     if anchor.op == "ConvInteger" and anchor.input(2) is not None:
         return none  # the padding is the zero point
@@ -164,6 +164,14 @@ def halo_of(node: Node, index: int) -> Halo:
     if pairs is None or any(before < 0 or after < 0 for before, after in pairs):
         return none
     return ((0, 0), (0, 0), *pairs)
+
+
+def _reads_halo(anchor: Node) -> bool:
+    """Whether kernels of `anchor` read its padding; a mean of bytes is a depthwise convolution."""
+    if anchor.op != "AveragePool" or anchor.attributes["ceil_mode"]:
+        return anchor.op in HALO_READERS
+    producer = anchor.present_inputs[0].producer
+    return producer is not None and producer.op == "DequantizeLinear"
 
 
 def _reach(anchor: Node) -> tuple[tuple[int, int], ...] | None:

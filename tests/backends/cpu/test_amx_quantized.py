@@ -1,4 +1,4 @@
-"""AMX kernels of bytes against the interpreter: emulated everywhere, for real where there is AMX."""
+"""AMX kernels of bytes against the interpreter: emulated everywhere, real where there is AMX."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ returns the loads and statements, and the C names of the values.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -110,11 +110,16 @@ def same_shape(a: Shape, b: Shape) -> bool:
 
 @dataclass(frozen=True)
 class Part:
-    """C for some values at one point: loads, statements, and the values' names."""
+    """C for some values at one point: loads, statements, and the values' names.
+
+    `nodes` are what the statements compute, `loaded` the names of what was loaded.
+    """
 
     loads: tuple[Load, ...]
     statements: tuple[str, ...]
     names: Mapping[Value, str]
+    nodes: tuple[Node, ...] = ()
+    loaded: Mapping[Value, str] = field(default_factory=dict)
 
 
 class Pointwise:
@@ -150,7 +155,7 @@ class Pointwise:
         nodes = sorted(ancestors(values, given), key=lambda node: self._order[node])
         constants = constant_operands(nodes)
         loads: list[Load] = []
-        names = dict(given)
+        names, loaded = dict(given), {}
         needed = [v for node in nodes for v in node.present_inputs] + list(values)
         for value in dict.fromkeys(needed):
             if value in names or (value.producer is not None and value.producer in nodes):
@@ -162,12 +167,13 @@ class Pointwise:
             name = self.writer.fresh("a")
             access = operand_access(self.writer, memory, space, index, nest_rank)
             loads.append((name, access))
-            names[value] = name
+            names[value] = loaded[value] = name
         literals = {v: n for v, n in names.items() if scalar_constant(v) is not None}
         for value in literals:
             del names[value]  # statements print literals themselves, with parentheses
         statements = print_statements(nodes, names, prefix=self.writer.fresh("v") + "_")
-        return Part(tuple(loads), tuple(statements), {**literals, **names})
+        found = {**literals, **names}
+        return Part(tuple(loads), tuple(statements), found, tuple(nodes), loaded)
 
     def memory_of(self, value: Value) -> Memory:
         """Return where a body input or a constant of several elements lies."""

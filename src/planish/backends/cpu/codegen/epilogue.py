@@ -11,7 +11,7 @@ Three forms, the best possible first:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,6 @@ from planish.backends.cpu.codegen.scalar import (
     load,
     memory_type,
     print_statements,
-    scalar_constant,
     store,
     supported,
 )
@@ -34,8 +33,8 @@ from planish.backends.cpu.codegen.vector_templates import (
     HEAVY,
     has_vector_form,
     print_vector_statements,
-    scaled,
-    vector_argument,
+    quantizing_store,
+    stored_quantizations,
 )
 from planish.ir.dtypes import BF16, F32, I32, DType
 from planish.ir.graph import Graph, Node, Value
@@ -321,7 +320,7 @@ def print_finish(epilogue: Epilogue, lanes: int, symbols: Sequence[str]) -> str:
     for index, (value, access) in enumerate(epilogue.reads):
         names[value] = f"r{index}"
         lines.append(f"const {v} r{index} = {_print_read(epilogue, access, v, lanes)};")
-    stored = _stored_quantizations(epilogue)
+    stored = stored_quantizations((value, access.dtype) for value, access in epilogue.writes)
     nodes = [node for node in epilogue.nodes if node not in stored]
     lines += print_vector_statements(nodes, names, v)
     for value, access in epilogue.writes:
@@ -329,7 +328,7 @@ def print_finish(epilogue: Epilogue, lanes: int, symbols: Sequence[str]) -> str:
         if access.dtype is BF16:
             function += "_bf16"
         if value.producer in stored:
-            function, arguments = _quantizing_store(value, names, v)
+            function, arguments = quantizing_store(value, names, v)
         call = f"{access.name}, {arguments}"
         lines.append(f"if (part == {lanes}) {function}({call});")
         lines.append(f"else {function}_part({call}, part);")
@@ -346,26 +345,6 @@ def _print_read(epilogue: Epilogue, access: Access, v: str, lanes: int) -> str:
     kind = "" if access.dtype is F32 else f"_{access.dtype}"
     whole = f"{v}_load{kind}({access.name})"
     return f"part == {lanes} ? {whole} : {v}_load{kind}_part({access.name}, part)"
-
-
-def _stored_quantizations(epilogue: Epilogue) -> set[Node | None]:
-    """Return the QuantizeLinear nodes whose results are only stored: the store saturates."""
-    return {
-        value.producer
-        for value, access in epilogue.writes
-        if access.dtype in BYTES and value.producer is not None and not value.uses
-    }
-
-
-def _quantizing_store(value: Value, names: Mapping[Value, str], v: str) -> tuple[str, str]:
-    """Return the function that rounds, saturates and stores, and its arguments."""
-    node = value.producer
-    if node is None:
-        raise ValueError(f"%{value.name} is not quantized here")
-    arguments = [vector_argument(operand, names, v) for operand in node.present_inputs]
-    zero = scalar_constant(node.input(2))
-    number = 0 if zero is None else int(zero)
-    return f"{v}_quantize_{value.dtype}", f"{scaled(node, arguments, v)}, {number}"
 
 
 def print_scalar_finish(epilogue: Epilogue, symbols: Sequence[str]) -> str:

@@ -24,6 +24,7 @@ from planish.backends.cpu.codegen.body import (
 from planish.backends.cpu.codegen.indexing import IndexMap, identity_map, operand_access
 from planish.backends.cpu.codegen.loops import Nest, print_nests
 from planish.backends.cpu.codegen.scalar import compute_type, literal, scalar_constant
+from planish.backends.cpu.codegen.vector_form import VectorForm
 from planish.backends.cpu.codegen.writer import KernelWriter
 from planish.ir.graph import Node, Value
 from planish.ir.shape import Shape
@@ -237,11 +238,15 @@ def pointwise_nests(writer: KernelWriter, outputs: Sequence[Value]) -> list[Nest
     for space, values in groups.items():
         index = identity_map(len(space))
         part = pointwise.part(values, space, index, len(space))
-        stores = []
+        stores, stored = [], []
         for k, value in enumerate(region.body.outputs):
             if any(value is wanted for wanted in values):
                 memory = pointwise.output_memory(k)
                 access = operand_access(writer, memory, space, index, len(space))
                 stores.append((access, part.names[value]))
-        nests.append(Nest(space, part.loads, part.statements, tuple(stores)))
+                stored.append(value)
+        form = VectorForm(part.nodes, part.loaded, tuple(stored))
+        nests.append(
+            Nest(space, part.loads, part.statements, tuple(stores), vectors=form.if_useful(writer))
+        )
     return nests

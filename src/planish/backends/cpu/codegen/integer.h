@@ -218,4 +218,23 @@ PLANISH_INLINE __m128i planish_v8_to_u8(planish_v8 x, int zero) {
 PLANISH_BYTES8(i8, int8_t)
 PLANISH_BYTES8(u8, uint8_t)
 #endif /* AVX2 */
+/* y[i] = table[x[i]] for n bytes of either sign. */
+PLANISH_INLINE void planish_lookup(void *to, const void *from, const void *table, int64_t n) {
+    uint8_t *const y = (uint8_t *)to;
+    const uint8_t *const x = (const uint8_t *)from, *const t = (const uint8_t *)table;
+#if defined(__AVX512VBMI__)
+    const __m512i t0 = _mm512_loadu_si512(t), t1 = _mm512_loadu_si512(t + 64);
+    const __m512i t2 = _mm512_loadu_si512(t + 128), t3 = _mm512_loadu_si512(t + 192);
+    for (int64_t i = 0; i < n; i += 64) {
+        const __mmask64 mask = n - i < 64 ? (1ull << (n - i)) - 1u : ~0ull;
+        const __m512i v = _mm512_maskz_loadu_epi8(mask, x + i);
+        const __m512i low = _mm512_permutex2var_epi8(t0, v, t1);
+        const __m512i high = _mm512_permutex2var_epi8(t2, v, t3);
+        const __m512i found = _mm512_mask_blend_epi8(_mm512_movepi8_mask(v), low, high);
+        _mm512_mask_storeu_epi8(y + i, mask, found);
+    }
+#else
+    for (int64_t i = 0; i < n; i++) y[i] = t[x[i]];
+#endif
+}
 #endif /* PLANISH_INTEGER_H */

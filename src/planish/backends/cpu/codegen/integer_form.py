@@ -9,16 +9,16 @@ Its *integer form*, which kernels are printed from, is the same function without
     ConvInteger | MatMulInteger(x, w, zx, zw) -> Cast -> Mul(sx * sw) -> Add(bias), epilogue
 
 Sums are exact. A scale that only the data tells (sx) is a factor of its own. Zero points are
-constants. Padding is zeros in memory; where zero is not the zero point, the bias makes up for it at
-the border and has one number for each position. An epilogue that ends in QuantizeLinear absorbs its
-scale where it can (`absorb_scale`).
+constants. A mean over windows is a depthwise product by ones. Padding is zeros in memory; where
+zero is not the zero point, the bias makes up for it at the border and has one number for each
+position. An epilogue that ends in QuantizeLinear absorbs its scale where it can (`absorb_scale`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,11 @@ from planish.tactics.tactic import Region
 Array = np.ndarray[Any, Any]
 BYTES = (I8, U8)
 PADDING_BYTES = 16 << 20  # a larger correction of the padding is not worth its memory
-INTEGER_OPS = {"Conv": "ConvInteger", "MatMul": "MatMulInteger"}
+INTEGER_OPS = {
+    "AveragePool": "ConvInteger",
+    "Conv": "ConvInteger",
+    "MatMul": "MatMulInteger",
+}
 
 
 def integer_form(region: Region) -> Region | None:
@@ -41,10 +45,10 @@ def integer_form(region: Region) -> Region | None:
     anchor = region.anchor
     if anchor is None or anchor.op not in INTEGER_OPS:
         return None
-    data, weight = (_dequantize_of(value) for value in anchor.inputs[:2])
-    if data is None or weight is None or not _is_quantized(anchor, data, weight):
+    factors = _factors_of(anchor)
+    if factors is None:
         return None
-    body = _Lowering(region, anchor, data, weight).body()
+    body = _Lowering(region, anchor, factors).body()
     node = Node("Region", [], [], {"kind": INTEGER_OPS[anchor.op], "body": body})
     operands = [
         tuple(replace(operand, value=value) for operand, value in zip(given, values, strict=True))
@@ -53,16 +57,73 @@ def integer_form(region: Region) -> Region | None:
     return replace(region, node=node, body=body, inputs=operands[0], outputs=operands[1])
 
 
+@dataclass(frozen=True)
+class Factors:
+    """What a quantized product multiplies.
+
+    Attributes
+    ----------
+    data : Node
+        The DequantizeLinear of the data.
+    weight : Node or None
+        That of the weights; None for a mean, which is a sum with weights of one.
+    weights : numpy.ndarray
+        Eight bits, zero points not taken off.
+    zero : Value or None
+        Zero points of the weights.
+    scale : numpy.ndarray
+        Scale of the weights: a number, one a column, or (a mean at borders) one a position.
+    """
+
+    data: Node
+    weight: Node | None
+    weights: Array
+    zero: Value | None
+    scale: Array
+
+    @property
+    def plain_weights(self) -> Array:
+        """The weights minus their zero points; the columns are the first axis."""
+        return without_zero_point(self.weights, self.zero, 0)
+
+
+def _factors_of(anchor: Node) -> Factors | None:
+    """Return the factors of a quantized product, or None when it is none."""
+    data = _dequantize_of(anchor.input(0))
+    if data is None or not _is_quantized_data(anchor, data):
+        return None
+    if anchor.op == "AveragePool":
+        return _factors_of_mean(anchor, data)
+    weight = _dequantize_of(anchor.input(1))
+    if weight is None or not _is_quantized_weight(anchor, weight):
+        return None
+    w, scale = weight.present_inputs[:2]
+    return Factors(data, weight, w.array, weight.input(2), scale.array.astype(np.float64))
+
+
+def _factors_of_mean(anchor: Node, data: Node) -> Factors | None:
+    """Return a mean over windows as a depthwise sum with the reciprocal of the window as scale."""
+    window, x = window_of(anchor), anchor.present_inputs[0]
+    channels, extents = x.known_shape[1], (*x.known_shape[2:], *anchor.output.known_shape[2:])
+    static = window.padding.static is not None and not window.ceil_mode
+    if not static or not all(isinstance(extent, int) for extent in (channels, *extents)):
+        return None
+    ones = np.ones((int(str(channels)), 1, *window.kernel), np.int8)
+    scale = np.full((), 1 / math.prod(window.kernel))
+    if not window.padding.is_zero and not anchor.attributes["count_include_pad"]:
+        scale = 1 / _taps_inside(np.ones((1, *window.kernel)), anchor)
+    return Factors(data, None, ones, None, scale)
+
+
 def _dequantize_of(value: Value | None) -> Node | None:
     if value is None or value.producer is None or value.producer.op != "DequantizeLinear":
         return None
     return value.producer
 
 
-def _is_quantized(anchor: Node, data: Node, weight: Node) -> bool:
-    """Whether all parameters are known but the scale of the data, and fit the product."""
-    x, w = data.present_inputs[0], weight.present_inputs[0]
-    if x.dtype not in BYTES or w.dtype not in BYTES or w.constant is None:
+def _is_quantized_data(anchor: Node, data: Node) -> bool:
+    """Whether the data are bytes with one scale and a zero point that kernels can allow for."""
+    if data.present_inputs[0].dtype not in BYTES:
         return False
     if data.output.dtype is not F32 or anchor.output.dtype is not F32:
         return False
@@ -71,15 +132,21 @@ def _is_quantized(anchor: Node, data: Node, weight: Node) -> bool:
         return False
     if zero is not None and scalar_constant(zero) is None:
         return False
-    bias = anchor.input(2)
+    if not _has_shifted_padding(anchor, data):
+        return True
+    extents = anchor.output.known_shape[1:]
+    static = [extent for extent in extents if isinstance(extent, int)]
+    known = len(static) == len(extents) and window_of(anchor).padding.static is not None
+    return known and 4 * math.prod(static) <= PADDING_BYTES
+
+
+def _is_quantized_weight(anchor: Node, weight: Node) -> bool:
+    """Whether the weights are constant bytes with one scale or one for each column."""
+    w, bias = weight.present_inputs[0], anchor.input(2)
+    if w.dtype not in BYTES or w.constant is None:
+        return False
     if bias is not None and bias.constant is None:
         return False
-    if _has_shifted_padding(anchor, data):
-        extents = anchor.output.known_shape[1:]
-        static = [extent for extent in extents if isinstance(extent, int)]
-        known = len(static) == len(extents) and window_of(anchor).padding.static is not None
-        if not known or 4 * math.prod(static) > PADDING_BYTES:
-            return False
     parameters = [value for value in weight.inputs[1:] if value is not None]
     if any(value.constant is None for value in parameters):
         return False
@@ -95,33 +162,36 @@ def _is_quantized(anchor: Node, data: Node, weight: Node) -> bool:
 
 def _has_shifted_padding(anchor: Node, data: Node) -> bool:
     """Whether a padding, which is zeros in memory, stands for another number than zero."""
-    if anchor.op != "Conv" or not scalar_constant(data.input(2)):
+    if anchor.op == "MatMul" or not scalar_constant(data.input(2)):
         return False
     return not window_of(anchor).padding.is_zero
 
 
-def padding_sums(anchor: Node, data: Node, weight: Node) -> Array:
+def padding_sums(anchor: Node, factors: Factors) -> Array:
     """Return the zero point times the weights that lie on padding, as [O, *extents].
 
     Kernels subtract zero point times *all* weights from each sum, whereas a tap on the padding adds
     nothing to begin with.
     """
-    window = window_of(anchor)
-    weights = without_zero_point(weight.present_inputs[0].array, weight.input(2), 0)
-    taps = weights.sum(axis=1, dtype=np.float64)
-    inside = taps
+    taps = factors.plain_weights.sum(axis=1, dtype=np.float64)
+    inside = _taps_inside(taps, anchor)
+    total = taps.reshape(len(taps), -1).sum(axis=1)
+    outside: Array = total.reshape(-1, *(1,) * (inside.ndim - 1)) - inside
+    return float(scalar_constant(factors.data.input(2)) or 0) * outside
+
+
+def _taps_inside(taps: Array, anchor: Node) -> Array:
+    """Return the sums [O, *extents] of those `taps` [O, *kernel] that lie inside the input."""
+    window, inside = window_of(anchor), taps
     axes = zip(
         window.kernel, window.strides, window.dilations, window.padding.static or (),
-        data.output.known_shape[2:], anchor.output.known_shape[2:], strict=True,
+        anchor.present_inputs[0].known_shape[2:], anchor.output.known_shape[2:], strict=True,
     )  # fmt: skip
     for kernel, stride, dilation, (begin, _), extent, positions in axes:
         at = np.arange(kernel)[:, None] * dilation + np.arange(int(str(positions))) * stride - begin
         # the first axis of taps becomes the last one, of positions
         inside = np.tensordot(inside, ((at >= 0) & (at < int(str(extent)))) * 1.0, axes=(1, 0))
-    total = taps.reshape(len(taps), -1).sum(axis=1)
-    zero = float(scalar_constant(data.input(2)) or 0)
-    outside: Array = total.reshape(-1, *(1,) * (inside.ndim - 1)) - inside
-    return zero * outside
+    return inside
 
 
 def without_zero_point(weights: Array, zero: Value | None, axis: int) -> Array:
@@ -137,8 +207,8 @@ def without_zero_point(weights: Array, zero: Value | None, axis: int) -> Array:
 class _Lowering:
     """The body of the integer form; values of the old body are looked up by `_values`."""
 
-    def __init__(self, region: Region, anchor: Node, data: Node, weight: Node) -> None:
-        self.region, self.anchor, self.data, self.weight = region, anchor, data, weight
+    def __init__(self, region: Region, anchor: Node, factors: Factors) -> None:
+        self.region, self.anchor, self.factors = region, anchor, factors
         self.graph = Graph(region.body.name)
         self._values: dict[Value, Value] = {}
 
@@ -158,7 +228,9 @@ class _Lowering:
 
     def _is_absorbed(self, node: Node) -> bool:
         """Whether only the product reads a node's output."""
-        if node not in (self.data, self.weight) or self.region.body.is_output(node.output):
+        if node not in (self.factors.data, self.factors.weight):
+            return False
+        if self.region.body.is_output(node.output):
             return False
         return all(reader is self.anchor for reader, _ in node.output.uses)
 
@@ -191,17 +263,19 @@ class _Lowering:
 
     def _product(self) -> Value:
         """Append the product, its scale and its bias; return the result."""
-        anchor = self.anchor
-        zeros = [self.data.input(2), self.weight.input(2)]
-        operands = [self._value(node.present_inputs[0]) for node in (self.data, self.weight)]
+        anchor, data = self.anchor, self.factors.data
+        zeros = [data.input(2), self.factors.zero]
+        operands = [self._value(data.present_inputs[0]), self.graph.constant(self.factors.weights)]
         parameters = [None if value is None else self._value(value) for value in zeros]
         op = INTEGER_OPS[anchor.op]
         attributes = {key: anchor.attributes[key] for key in DECLARED[op] if
                       key in anchor.attributes}  # fmt: skip
+        if self.factors.weight is None:
+            attributes["group"] = len(self.factors.weights)
         sums = self._append(op, [*operands, *parameters], I32, attributes)
         total = self._append("Cast", [sums], F32, {"to": F32})
-        scale = self.weight.present_inputs[1].array.astype(np.float64)
-        given = self.data.present_inputs[1]
+        scale = self.factors.scale
+        given = data.present_inputs[1]
         known = scalar_constant(given)
         if known is None:
             total = self._append("Mul", [total, self._value(given)], F32)
@@ -215,18 +289,20 @@ class _Lowering:
     def _bias(self, scale: Array) -> Value | None:
         """Return what is added to the scaled sums: the bias, and what the padding leaves out."""
         given = self.anchor.input(2)
-        bias = None if given is None else given.array.reshape(-1)
-        if not _has_shifted_padding(self.anchor, self.data):
+        bias = None if given is None or self.factors.weight is None else given.array.reshape(-1)
+        if not _has_shifted_padding(self.anchor, self.factors.data):
             return None if bias is None else self._columns(bias)
-        border = padding_sums(self.anchor, self.data, self.weight)
+        border = padding_sums(self.anchor, self.factors)
         ones = (1,) * (border.ndim - 1)
-        total = border * scale.reshape(-1, *ones)
+        total = border * (scale if scale.ndim > 1 else scale.reshape(-1, *ones))
         if bias is not None:
             total = total + bias.reshape(-1, *ones)
         return self.graph.constant(total.astype(np.float32))
 
     def _columns(self, array: Array) -> Value:
         """Return per-column numbers as a constant that broadcasts against the product."""
+        if array.ndim > 1:
+            return self.graph.constant(array.astype(np.float32))
         flat = array.astype(np.float32).reshape(-1)
         if flat.size > 1 and self.anchor.op == "Conv":
             return self.graph.constant(flat.reshape(-1, *(1,) * (self.anchor.output.rank - 2)))

@@ -25,6 +25,7 @@ from planish.backends.cpu.codegen.access import (
     prune_axes,
 )
 from planish.backends.cpu.codegen.scalar import compute_type, memory_type
+from planish.backends.cpu.codegen.vector_form import InnerForm
 from planish.backends.cpu.codegen.vector_loop import (
     NARROW_LIMIT,
     Span,
@@ -55,6 +56,8 @@ class Nest:
     stores : tuple of (Access, expression)
     used : frozenset of int
         Axes whose index the statements use.
+    vectors : InnerForm or None
+        The same on vector registers, for loops that compilers vectorise badly.
     """
 
     extents: Shape
@@ -62,6 +65,7 @@ class Nest:
     statements: tuple[str, ...]
     stores: tuple[tuple[Access, str], ...]
     used: frozenset[int] = frozenset()
+    vectors: InnerForm | None = None
 
     @property
     def accesses(self) -> list[Access]:
@@ -335,6 +339,9 @@ def inner_loop(
     lines = _zero_indices(nest, () if unrolled is None else (unrolled,))
     nest, hoisted = hoist_terms(writer, nest, {inner, unrolled})
     lines += hoisted
+    accesses = (nest.loads, nest.stores)
+    if unrolled is None and nest.vectors is not None and nest.vectors.fits(*accesses, inner):
+        return [*lines, *nest.vectors.print_loop(writer, *accesses, inner, low, high)]
     if unrolled is None:
         long = writer.size(nest.extents[inner]) >= NARROW_LIMIT
         stores, narrow = split_narrow(writer, nest.stores, inner if long else None)

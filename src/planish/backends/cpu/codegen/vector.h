@@ -214,6 +214,14 @@ PLANISH_INLINE float planish_v8_sum(planish_v8 x) {
 #define PLANISH_VECTOR_FUNCTIONS(V)                                                                \
     PLANISH_INLINE V V##_relu(V x) { return V##_max(V##_zero(), x); }                              \
     PLANISH_INLINE V V##_clip(V x, V low, V high) { return V##_min(high, V##_max(low, x)); }       \
+    /* x / scale, rounded as a division does, at a quarter of its cost: a product with the          \
+     * reciprocal, corrected by what it leaves over (P. Markstein, "IA-64 and Elementary            \
+     * Functions", 2000). Beyond 1e9 it is 1e9. */                                                 \
+    PLANISH_INLINE V V##_quotient(V x, V scale, V inverse) {                                       \
+        const V most = V##_set1(1e9f) * scale, c = V##_clip(x, V##_zero() - most, most);           \
+        const V q = c * inverse;                                                                   \
+        return V##_fma(V##_fma(V##_zero() - q, scale, c), inverse, q);                             \
+    }                                                                                              \
     PLANISH_INLINE V V##_abs(V x) { return V##_max(V##_zero() - x, x); }                           \
     PLANISH_INLINE V V##_exp(V x) {                                                                \
         const V c = V##_clip(x, V##_set1(-104.0f), V##_set1(89.0f));                               \

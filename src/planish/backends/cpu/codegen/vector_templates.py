@@ -7,13 +7,13 @@ exception; only a Cast may read them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from planish.backends.cpu.codegen.c_types import INTEGER_RANGES
 from planish.backends.cpu.codegen.scalar import literal, scalar_constant
-from planish.ir.dtypes import BF16, F32, I8, I32, U8
+from planish.ir.dtypes import BF16, F32, I8, I32, U8, DType
 from planish.ir.graph import Node, Value
 
 FLOATS = (F32, BF16)
@@ -95,16 +95,15 @@ def _quantize(node: Node, arguments: Sequence[str], v: str) -> str:
 
 
 def scaled(node: Node, arguments: Sequence[str], v: str) -> str:
-    """Return what a QuantizeLinear node rounds, for its zero point to be added then.
-
-    A product with the reciprocal differs from the quotient in the last bit at most, which shows
-    where the quotient lies halfway between two numbers.
-    """
+    """Return what a QuantizeLinear node rounds, for its zero point to be added then."""
     x, scale = arguments[:2]
     number = scalar_constant(node.input(1))
-    if number is None:
+    if number is None or not 1e-25 < float(number) < 1e25:
         return f"{x} / {scale}"
-    return x if float(number) == 1.0 else f"{x} * {_set(1.0 / float(np.float64(number)), v)}"
+    inverse = 1.0 / float(number)
+    if float(np.float32(inverse)) == inverse:
+        return x if inverse == 1.0 else f"{x} * {_set(inverse, v)}"
+    return f"{v}_quotient({x}, {scale}, {_set(inverse, v)})"
 
 
 def _dequantize(node: Node, arguments: Sequence[str], v: str) -> str:
@@ -149,14 +148,14 @@ VECTOR_TEMPLATES: dict[str, VectorTemplate] = {
 }
 
 
-def has_vector_form(node: Node, sums: Value) -> bool:
+def has_vector_form(node: Node, sums: Value | None = None) -> bool:
     """Whether `print_vector_statements` can print a node; `sums` is what accumulators hold."""
     if node.op not in VECTOR_TEMPLATES:
         return False
     if node.op in ("QuantizeLinear", "DequantizeLinear"):
         return _quantization_has_vector_form(node)
     inputs = node.present_inputs
-    if node.op == "Cast" and inputs[0] is sums and sums.dtype is I32:
+    if node.op == "Cast" and sums is not None and inputs[0] is sums and sums.dtype is I32:
         inputs = []
     if any(value.dtype not in FLOATS for value in (*inputs, *node.outputs)):
         return False
@@ -197,3 +196,26 @@ def vector_argument(value: Value, names: Mapping[Value, str], v: str) -> str:
     if value in names:
         return names[value]
     return _set(float(value.array.reshape(-1)[0]), v)
+
+
+# -- bytes that are only stored --------------------------------------------------------------------
+
+
+def stored_quantizations(stored: Iterable[tuple[Value, DType]]) -> set[Node | None]:
+    """Return the QuantizeLinear nodes whose results are only stored: the store saturates."""
+    return {
+        value.producer
+        for value, dtype in stored
+        if dtype in BYTES and value.producer is not None and not value.uses
+    }
+
+
+def quantizing_store(value: Value, names: Mapping[Value, str], v: str) -> tuple[str, str]:
+    """Return the function that rounds, saturates and stores, and its arguments but the pointer."""
+    node = value.producer
+    if node is None:
+        raise ValueError(f"%{value.name} is not quantized here")
+    arguments = [vector_argument(operand, names, v) for operand in node.present_inputs]
+    zero = scalar_constant(node.input(2))
+    number = 0 if zero is None else int(zero)
+    return f"{v}_quantize_{value.dtype}", f"{scaled(node, arguments, v)}, {number}"

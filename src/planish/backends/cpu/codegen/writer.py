@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from planish.backends.cpu.codegen.element import vector_unit
 from planish.backends.cpu.codegen.scalar import c_dim, memory_type
 from planish.errors import TacticError
 from planish.ir.dtypes import BOOL, DType, dtype_of
@@ -34,6 +35,9 @@ class KernelWriter:
         self.masked = target is not None and target.has("avx512bw", "avx512vl")
         # whether loops mix element sizes, so that the compiler's own half vectors do not fit
         self.mixed = any(o.dtype.itemsize < 4 for o in (*region.inputs, *region.outputs))
+        # what loops are printed with where compilers would vectorise them badly
+        self.unit = None if target is None else vector_unit(target)
+        self.isa: tuple[str, ...] = ()  # CPU features that the printed loops need
         self.helpers: list[str] = []
         self.scratch_start = 0  # bytes at the start of scratch memory that loops leave alone
         self._packed: list[np.ndarray[Any, Any]] = []
@@ -118,7 +122,7 @@ class KernelWriter:
         source = "\n".join(
             [*self.helpers, header, *indent(lines), "}", SIGNATURE + " {", *indent([call]), "}", ""]
         )
-        return Kernel(source, items, tuple(self._packed), scratch_bytes, tuple(isa))
+        return Kernel(source, items, tuple(self._packed), scratch_bytes, (*self.isa, *isa))
 
 
 def indent(lines: Iterable[str], by: int = 1) -> list[str]:

@@ -49,7 +49,7 @@ def refuse_steps(problem: Problem) -> str | None:
     if not isinstance(problem.run, int) or not isinstance(problem.columns, int):
         return "K or N is symbolic"
     if steps_of(problem.run, problem.kind) is None:
-        return f"K has runs of {problem.run} elements, which are no whole groups of {problem.kind.group}"
+        return f"K has runs of {problem.run} elements: no groups of {problem.kind.group}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Matrix products of bf16 or bytes by constant weights on AMX tiles; see codegen/amx.py for the kernel.
+"""Matrix products of bf16 or bytes by constant weights on AMX tiles; kernel in codegen/amx.py.
 
 Rows may be dynamic: tiles then have the most even number of rows that the extent at run time
 allows. Few rows (a classifier at batch 1) are bound by the streaming of weights, as elsewhere.
