@@ -2,7 +2,7 @@
 
 Quantization is expressed by QuantizeLinear and DequantizeLinear alone. A *quantized product* is
 
-    Conv | ConvTranspose | MatMul (DequantizeLinear(x, sx, zx), DequantizeLinear(@w, @sw, @zw))
+    Conv | MatMul (DequantizeLinear(x, sx, zx), DequantizeLinear(@w, @sw, @zw))
 
 with x and w of eight bits: kernels multiply the integers, sum exactly in int32, and scale the sum
 by sx * sw. x has one scale (a constant or computed) and one zero point; the weights have one scale,
@@ -19,7 +19,7 @@ from planish.ir.graph import Node, Value
 
 DEQUANTIZE, QUANTIZE = "DequantizeLinear", "QuantizeLinear"
 EIGHT_BITS = (I8, U8)
-PRODUCTS = ("Conv", "ConvTranspose", "MatMul")
+PRODUCTS = ("Conv", "MatMul")
 UNTIDY = (*PRODUCTS, "Gemm")  # products before they are in canonical form
 # operators that only move elements of their first operand, or choose among them
 MOVING = frozenset(
@@ -63,7 +63,7 @@ def is_quantized_product(node: Node) -> bool:
 
 
 def product_reason(node: Node) -> str | None:
-    """Return why a Conv, ConvTranspose or MatMul is not a product of integers, or None."""
+    """Return why a Conv or MatMul is not a product of integers, or None."""
     data, weight = dequantize_of(node.inputs[0]), dequantize_of(node.inputs[1])
     if data is None or weight is None:
         which = "data" if data is None else "weights"
@@ -72,6 +72,8 @@ def product_reason(node: Node) -> str | None:
         x = each.present_inputs[0]
         if x.dtype not in EIGHT_BITS or each.output.dtype is not F32:
             return f"its {name} are {x.dtype} numbers that become {each.output.dtype}"
+    if node.op == "MatMul" and data.output.rank < 2:
+        return "its data are a vector"
     if not is_single(data.input(1)) or not is_single(data.input(2)):
         return "its data have more than one scale or zero point"
     return _weight_reason(node, weight)
@@ -88,16 +90,12 @@ def _weight_reason(node: Node, weight: Node) -> str | None:
         return "its weights have a scale for each block"
     if int(weight.attributes["axis"]) % w.rank != output_axis(node, w.rank):
         return "its weights have scales along another axis than the output channels"
-    if node.op == "ConvTranspose" and node.attributes["group"] != 1:
-        return "a grouped transposed convolution has weights with several scales"
     return None
 
 
 def output_axis(node: Node, rank: int) -> int:
     """Return the axis of the weights along which the output channels of a product lie."""
-    if node.op == "MatMul":
-        return rank - 1
-    return 0 if node.op == "Conv" else 1
+    return rank - 1 if node.op == "MatMul" else 0
 
 
 def keeps_weight(node: Node) -> bool:

@@ -22,6 +22,7 @@ from planish.ir.dtypes import F32
 from planish.ir.graph import Graph, Node, Value
 from planish.ops.op import OPS
 from planish.passes.fuse_regions import fused_results
+from planish.passes.linear import LINEAR
 from planish.passes.overrides import wanted_precision
 from planish.passes.quantized import MOVING, PRODUCTS
 from planish.quantize.scheme import tensor_name
@@ -77,6 +78,8 @@ def select_layers(
     position = _Positions(graph)
     for node in graph:
         if node.op not in PRODUCTS:
+            if node.op == "ConvTranspose":
+                selection.kept.append((node, "transposed convolutions run in floating point"))
             continue
         reason = _overridden(node, overrides) or _reason(node) or position.reason(node, overrides)
         source = None if reason else _source_of(node.present_inputs[0], graph)
@@ -100,12 +103,12 @@ def _reason(node: Node) -> str | None:
     x, weight = node.inputs[0], node.inputs[1]
     if x is None or weight is None or x.dtype is not F32 or x.shape is None:
         return "its data are not float32 numbers of known rank"
+    if node.op == "MatMul" and x.rank < 2:
+        return "its data are a vector"
     if not weight.is_constant:
         return "it multiplies two activations"
     if node.op == "MatMul" and weight.rank != 2:
         return "its weights are no matrix"
-    if node.op == "ConvTranspose" and node.attributes["group"] != 1:
-        return "it is a grouped transposed convolution"
     if node.op != "MatMul" and all(dim == 1 for dim in node.output.known_shape[2:]):
         return "it works on one pixel, where integers gain nothing"
     return None
@@ -117,7 +120,7 @@ class _Positions:
     def __init__(self, graph: Graph) -> None:
         self._before: set[Value] = set()  # values that a later product depends on
         for node in reversed(graph):
-            is_product = node.op in PRODUCTS or node.op in WITHOUT_WEIGHTS
+            is_product = node.op in LINEAR or node.op in WITHOUT_WEIGHTS
             if is_product or self._before.intersection(node.outputs):
                 self._before.update(node.present_inputs)
 
