@@ -71,6 +71,7 @@ class Window:
     """A window sliding over spatial axes; every tuple has one entry an axis.
 
     `ceil_mode` counts a last window that reaches beyond the padding, if it starts before the end.
+    `same` says that the padding makes it ceil(extent / stride) windows.
     """
 
     kernel: tuple[int, ...]
@@ -78,6 +79,7 @@ class Window:
     dilations: tuple[int, ...]
     padding: Padding
     ceil_mode: bool = False
+    same: bool = False
 
     @property
     def reach(self) -> tuple[int, ...]:
@@ -86,6 +88,9 @@ class Window:
 
     def output(self, extents: Sequence[Dim]) -> Shape:
         """Return the number of window positions along each axis of input `extents`."""
+        if self.same:
+            pairs = zip(extents, self.strides, strict=True)
+            return tuple(ceildiv(extent, stride) for extent, stride in pairs)
         return tuple(
             output_extent(extent, reach, stride, begin, end, self.ceil_mode)
             for extent, reach, stride, (begin, end) in zip(
@@ -154,9 +159,10 @@ def window_for(attributes: Attributes, extents: Sequence[Dim], kernel: Sequence[
     dilations = tuple(attributes.get("dilations") or (1,) * axes)
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     padding = padding_for(attributes, extents, reach, strides)
-    same = attributes.get("auto_pad") in ("SAME_UPPER", "SAME_LOWER", "VALID")
-    ceil_mode = bool(attributes.get("ceil_mode", 0)) and not same
-    return Window(tuple(kernel), strides, dilations, padding, ceil_mode)
+    mode = attributes.get("auto_pad")
+    same = mode in ("SAME_UPPER", "SAME_LOWER")
+    ceil_mode = bool(attributes.get("ceil_mode", 0)) and not same and mode != "VALID"
+    return Window(tuple(kernel), strides, dilations, padding, ceil_mode, same)
 
 
 def window_of(node: Node) -> Window:
