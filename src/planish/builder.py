@@ -53,7 +53,7 @@ def build(model: str | Path | bytes | onnx.ModelProto, config: BuildConfig | Non
     config = config or BuildConfig()
     clock = BuildClock(config)
     backend = backend_for(config.device)
-    target = backend.detect(config.threads)
+    target = backend.detect(config.threads, config.target)
 
     with clock.stage("import"):
         graph = read_model(model, config.profiles, config.signature, config.tags)
@@ -71,7 +71,7 @@ def build(model: str | Path | bytes | onnx.ModelProto, config: BuildConfig | Non
     with clock.stage("tactics"):
         groups = group_regions(graph, target, config, backend.tactics())
     with clock.stage("tune"):
-        tuned = tune(groups, target, config, backend.assemble, clock)
+        tuned = tune(groups, target, config, lambda: backend.bench(target), clock)
     with clock.stage("plan"):
         constants = WeightPool()
         choices = choices_of(groups, target, constants, config.workspace_limit)
@@ -106,7 +106,7 @@ def calibrate(model: str | Path | bytes | onnx.ModelProto, config: BuildConfig) 
     """
     clock = BuildClock(config)
     backend = backend_for(config.device)
-    target = backend.detect(config.threads)
+    target = backend.detect(config.threads, config.target)
     with clock.stage("import"):
         graph = read_model(model, config.profiles, config.signature, config.tags)
     with clock.stage("passes"):

@@ -16,6 +16,7 @@ from planish.errors import ConfigError
 if TYPE_CHECKING:
     from planish.quantize.calibrators import Calibrator
 
+DEVICES = ("cpu", "cuda")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "best")
 LAYER_PRECISIONS = ("fp32", "bf16", "int8")
 TUNE_MODES = ("off", "cache", "measure")
@@ -87,7 +88,9 @@ class BuildConfig:
     Attributes
     ----------
     device : str
-        "cpu".
+        "cpu", or "cuda" for NVIDIA GPUs.
+    target : str or None
+        GPU architecture to build for ("sm_90"); None for the GPU that is here.
     precision : str
         What activations and weights may be lowered to: "fp32", "bf16", "fp16" (16-bit floats of
         the kind that the device is fast with), "int8" (quantized where a calibrator gave scales,
@@ -133,6 +136,7 @@ class BuildConfig:
     """
 
     device: str = "cpu"
+    target: str | None = None
     precision: str = "fp32"
     calibrator: Calibrator | None = None
     layer_precisions: Mapping[str, str] = field(default_factory=dict)
@@ -152,7 +156,7 @@ class BuildConfig:
     verify: bool = True
 
     def __post_init__(self) -> None:
-        _one_of("device", self.device, ("cpu",))
+        _one_of("device", self.device, DEVICES)
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("tune", self.tune, TUNE_MODES)
         _one_of("fallback", self.fallback, FALLBACKS)

@@ -100,6 +100,10 @@ class CompatibilityError(EngineFileError):
     """An engine file is sound but was built for another machine or library version."""
 
 
+class DeviceError(PlanishError):
+    """A GPU refused a call: out of memory, a failed launch, a lost device."""
+
+
 class InputError(PlanishError):
     """An array given to an engine has the wrong name, shape or dtype."""
 

@@ -8,12 +8,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from planish.backends.cpu.backend import CpuBackend
-from planish.engine.parts import NativeCode
+from planish.backends.cuda.backend import CudaBackend
+from planish.engine.parts import DeviceCode, NativeCode
 from planish.ir.graph import Node
 from planish.plan.plan import Plan
-from planish.tactics.tactic import Kernel, Tactic
+from planish.tactics.autotune import Bench
+from planish.tactics.tactic import Tactic
 from planish.tactics.target import Target
-
 
 Array = np.ndarray[Any, Any]
 Observer = Callable[[Array, Array, Array], None]
@@ -22,8 +23,8 @@ Observer = Callable[[Array, Array, Array], None]
 class Backend(Protocol):
     """One device: detection, tactics, and turning kernels into loadable code."""
 
-    def detect(self, threads: int | None) -> Target:
-        """Return this machine as a target."""
+    def detect(self, threads: int | None, name: str | None = None) -> Target:
+        """Return this machine, or the architecture of that name, as a target."""
 
     def tactics(self) -> list[Tactic]:
         """Return every tactic of the device, the declared fallback included."""
@@ -34,20 +35,23 @@ class Backend(Protocol):
     def assemble(
         self,
         plan: Plan,
-        kernels: Mapping[str, Kernel],
+        kernels: Mapping[str, Any],
         target: Target,
         timeout: float | None = None,
-    ) -> NativeCode:
+    ) -> NativeCode | DeviceCode:
         """Compile the kernels of `plan` (by `Step.function`) and its driver.
 
         Raises CompileError when that fails or takes longer than `timeout` seconds.
         """
 
+    def bench(self, target: Target) -> Bench:
+        """Return what compiles and times candidates."""
+
     def observer(self, target: Target) -> Observer:
         """Return code that adds float32 arrays to a `FineHistogram`'s bins and state."""
 
 
-BACKENDS: dict[str, type[Backend]] = {"cpu": CpuBackend}
+BACKENDS: dict[str, type[Backend]] = {"cpu": CpuBackend, "cuda": CudaBackend}
 
 
 def backend_for(device: str) -> Backend:

@@ -44,7 +44,7 @@ def check_machine(manifest: Mapping[str, Any], features: Set[str], where: str) -
             fix=_REBUILD,
         )
     native = manifest["native"]
-    if native is None:
+    if native is None:  # nothing to run here, or a GPU's code, which its driver checks
         return
     if native["machine"] != platform.machine() or sys.platform != "linux":
         raise CompatibilityError(

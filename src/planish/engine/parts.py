@@ -39,6 +39,59 @@ class NativeCode:
 
 
 @dataclass(frozen=True)
+class DeviceKernel:
+    """One cubin and what a launch of it has to know.
+
+    Attributes
+    ----------
+    cubin : bytes
+    entry : str
+        Name of its function.
+    shared : int
+        Bytes of dynamic shared memory.
+    warps : int
+        Warps of a block.
+    symbols : tuple of str
+        Symbols whose values are its last parameters.
+    workspace_bytes, counters : int
+        See `tactics.tactic.TritonKernel`.
+    """
+
+    cubin: bytes
+    entry: str
+    shared: int
+    warps: int
+    symbols: tuple[str, ...]
+    workspace_bytes: int = 0
+    counters: int = 0
+
+
+@dataclass(frozen=True)
+class DeviceCode:
+    """The compiled kernels of an engine for a GPU.
+
+    Attributes
+    ----------
+    source : str
+        All kernels as Triton source, for people.
+    arch : int
+        Compute capability without the point: 90 for sm_90.
+    kernels : tuple of DeviceKernel
+    functions : dict
+        `Step.function` to the index of its kernel.
+    compiler : str
+        Name and version.
+    """
+
+    source: str
+    arch: int
+    kernels: tuple[DeviceKernel, ...]
+    functions: Mapping[str, int]
+    compiler: str
+    threads: int = 1
+
+
+@dataclass(frozen=True)
 class EngineParts:
     """Everything that makes an engine.
 
@@ -57,6 +110,6 @@ class EngineParts:
 
     plan: Plan
     weights: Array
-    kernels: NativeCode | None
+    kernels: NativeCode | DeviceCode | None
     graph_text: str = ""
     report: Mapping[str, Any] = field(default_factory=dict)

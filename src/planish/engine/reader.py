@@ -7,7 +7,7 @@ import mmap
 import os
 import threading
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,16 +23,20 @@ from planish.engine.container import (
     parse_directory,
     parse_members,
 )
-from planish.engine.parts import EngineParts, NativeCode
+from planish.engine.device_code import device_code
+from planish.engine.parts import DeviceCode, EngineParts, NativeCode
 from planish.engine.writer import (
     CODE,
+    CUBINS,
     FORMAT_VERSION,
     GRAPH,
+    KERNELS,
     MANIFEST,
     MEMBERS,
     PLAN,
     REPORT,
     SOURCE,
+    TRITON,
     WEIGHTS,
     digest,
 )
@@ -147,7 +151,7 @@ class _Reader:
             for name, one in placed.items()
             if name not in (WEIGHTS, MANIFEST)
         }
-        kernels = self._kernels(manifest["native"], texts)
+        kernels = self._kernels(manifest, texts)
         report = self._json(texts[REPORT], REPORT)
         parts = EngineParts(
             plan=plan_from_json(texts[PLAN]),
@@ -170,8 +174,10 @@ class _Reader:
         if members is None:
             raise self._damaged("its table of contents is wrong")
         names = [member.name for member in members]
-        required = [n for n in MEMBERS if n in names or n not in (SOURCE, CODE)]
-        if names != required or (SOURCE in names) != (CODE in names):
+        optional = {name for pair in KERNELS for name in pair}
+        required = [n for n in MEMBERS if n in names or n not in optional]
+        torn = any(_is_torn(names, pair) for pair in KERNELS)
+        if names != required or torn or optional <= set(names):
             raise self._damaged(f"it holds {', '.join(names) or 'nothing'}")
         if sum(member.size for member in members) > self._size:
             raise self._damaged("its members are larger than the file")
@@ -204,14 +210,21 @@ class _Reader:
             and len(weights["crc32"]) == -(-weights["bytes"] // weights["chunk"])
             and isinstance(manifest.get("byte_order"), str)
             and (native is None) == (CODE not in placed)
+            and (manifest.get("gpu") is None) == (CUBINS not in placed)
             and (native is None or _native_is_sound(native))
         )
         if not sound:
             raise self._damaged(f"a field of {MANIFEST} is missing or has a wrong type")
 
     def _kernels(
-        self, native: Mapping[str, Any] | None, texts: Mapping[str, bytes]
-    ) -> NativeCode | None:
+        self, manifest: Mapping[str, Any], texts: Mapping[str, bytes]
+    ) -> NativeCode | DeviceCode | None:
+        native, gpu = manifest["native"], manifest.get("gpu")
+        if gpu is not None:
+            code = device_code(gpu, self._text(texts[TRITON], TRITON), texts[CUBINS])
+            if code is None:
+                raise self._damaged(f"what {MANIFEST} says of the GPU's kernels is wrong")
+            return code
         if native is None:
             return None
         return NativeCode(
@@ -286,6 +299,11 @@ class _Reader:
             where=self._where,
             fix="copy the file again, or build the engine again from its model",
         )
+
+
+def _is_torn(names: Sequence[str], pair: tuple[str, str]) -> bool:
+    """Whether only one of a pair is among `names`."""
+    return (pair[0] in names) != (pair[1] in names)
 
 
 def _native_is_sound(native: Any) -> bool:

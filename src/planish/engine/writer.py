@@ -16,7 +16,8 @@ from typing import Any
 
 from planish import __version__
 from planish.engine.container import Member, lay_out
-from planish.engine.parts import Array, EngineParts
+from planish.engine.device_code import device_manifest
+from planish.engine.parts import Array, DeviceCode, EngineParts, NativeCode
 from planish.errors import EngineFileError
 from planish.plan.serialize import plan_to_json
 
@@ -25,7 +26,10 @@ CHUNK = 1 << 20  # bytes of weights under one checksum
 
 MANIFEST, PLAN, GRAPH, REPORT = "manifest.json", "plan.json", "graph.txt", "report.json"
 SOURCE, CODE, WEIGHTS = "kernels/engine.c", "kernels/engine.so", "weights.bin"
-MEMBERS = (MANIFEST, PLAN, GRAPH, REPORT, SOURCE, CODE, WEIGHTS)  # in the file's order
+TRITON, CUBINS = "kernels/engine.py", "kernels/engine.cubins"
+# in the file's order
+MEMBERS = (MANIFEST, PLAN, GRAPH, REPORT, SOURCE, CODE, TRITON, CUBINS, WEIGHTS)
+KERNELS = ((SOURCE, CODE), (TRITON, CUBINS))  # an engine has one of these pairs, or none
 
 
 def write_engine(path: str | Path, parts: EngineParts) -> None:
@@ -80,9 +84,12 @@ def _contents(parts: EngineParts) -> tuple[list[Member], dict[str, bytes]]:
         GRAPH: parts.graph_text.encode(),
         REPORT: report_bytes(dict(parts.report)),
     }
-    if parts.kernels is not None:
+    if isinstance(parts.kernels, NativeCode):
         contents[SOURCE] = parts.kernels.source.encode()
         contents[CODE] = parts.kernels.code
+    elif parts.kernels is not None:
+        contents[TRITON] = parts.kernels.source.encode()
+        contents[CUBINS] = b"".join(kernel.cubin for kernel in parts.kernels.kernels)
     checksums, total = _checksums(parts.weights)
     contents[MANIFEST] = _manifest(parts, contents, checksums, total)
     members = [
@@ -98,7 +105,7 @@ def _manifest(
 ) -> bytes:
     kernels = parts.kernels
     native = None
-    if kernels is not None:
+    if isinstance(kernels, NativeCode):
         native = {
             "machine": platform.machine(),
             "features": sorted(kernels.features),
@@ -110,6 +117,7 @@ def _manifest(
         "planish": __version__,
         "byte_order": "little",
         "native": native,
+        "gpu": device_manifest(kernels) if isinstance(kernels, DeviceCode) else None,
         "precision": parts.report.get("precision", "fp32"),
         "profiles": {name: list(bounds) for name, bounds in sorted(parts.plan.ranges.items())},
         "blake2b": {name: digest(data) for name, data in sorted(contents.items())},

@@ -44,6 +44,10 @@ class AssignLayouts(GraphPass):
 
     name = "assign_layouts"
 
+    def __init__(self, halos: bool = True) -> None:
+        super().__init__()
+        self.halos = halos  # whether kernels read padding as zeros in memory
+
     def run(self, graph: Graph) -> bool:
         """Assign layouts in `graph` and its subgraphs; do nothing where that has been done."""
         if is_settled(graph, lambda value: value.layout is not None):
@@ -67,7 +71,8 @@ class _Assignment:
         self.ranges: Ranges = graph.ranges
         self.count = owner.count
         self.map = ViewMap(graph.ranges)
-        self.wishes = Wishes(graph, graph.ranges)
+        self.halos = owner.halos
+        self.wishes = Wishes(graph, graph.ranges, owner.halos)
         # (graph, value) -> reformatted forms of the value that nodes of the graph may read
         self.forms: dict[tuple[Graph, Value], list[Value]] = {}
         self.places: dict[Graph, Node] = {}  # the node that holds a subgraph
@@ -180,7 +185,7 @@ class _Assignment:
         value = node.inputs[index]
         if value is None:
             raise GraphError("a region has an absent input", where=str(node))
-        need = requirement(node, index)
+        need = requirement(node, index, self.halos)
         if self._fits(value, need):
             return
         for form in self._forms_of(graph, value):

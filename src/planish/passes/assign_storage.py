@@ -50,6 +50,10 @@ class AssignStorage(GraphPass):
 
     name = "assign_storage"
 
+    def __init__(self, halos: bool = True) -> None:
+        super().__init__()
+        self.halos = halos  # whether kernels read padding as zeros in memory
+
     def run(self, graph: Graph) -> bool:
         """Assign storage in `graph` and its subgraphs; do nothing where that has been done."""
         if is_settled(graph, _has_storage) and all(map(_has_storage, graph.outputs)):
@@ -303,7 +307,7 @@ class _Assignment:
             elif storage is None:
                 agrees = False
             else:
-                agrees = node.op != "Region" or requirement(node, index).met_by(
+                agrees = node.op != "Region" or requirement(node, index, self.owner.halos).met_by(
                     storage, view.halo, value.known_shape, self.ranges
                 )
             if not agrees:

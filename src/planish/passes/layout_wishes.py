@@ -31,7 +31,8 @@ HARD, SOFT = 1000, 1
 class Wishes:
     """Wished orders and halos of the values of a graph and its subgraphs."""
 
-    def __init__(self, graph: Graph, ranges: Ranges) -> None:
+    def __init__(self, graph: Graph, ranges: Ranges, halos: bool = True) -> None:
+        self.halos = halos
         self._ranges = ranges
         self._votes: dict[Value, dict[Order, int]] = {}
         self._halos: dict[Value, Halo] = {}
@@ -77,7 +78,7 @@ class Wishes:
     def _visit_region(self, node: Node) -> None:
         follows = node.attributes["kind"] in FOLLOW
         for index, value in enumerate(node.present_inputs):
-            need = requirement(node, index)
+            need = requirement(node, index, self.halos)
             if need.order is not None:
                 self._vote(value, need.order, HARD)
                 self._need(value, need.halo)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from planish.ir.declarations import DECLARED
-from planish.ir.dtypes import BF16, F32, DType
+from planish.ir.dtypes import BF16, F16, F32, DType
 from planish.ir.graph import Graph, Node, Value
 from planish.ir.rewrite import remove_dead
 from planish.ir.source import Source
@@ -31,6 +31,7 @@ from planish.passes.graph_pass import GraphPass
 from planish.passes.overrides import wanted_precision
 from planish.passes.quantized import QUANTIZE, widening_of
 
+HALVES = {"bf16": BF16, "fp16": F16}
 PRODUCTS = frozenset(
     {
         "Attention",
@@ -114,7 +115,7 @@ class LowerPrecision(GraphPass):
     ) -> None:
         super().__init__()
         self.prints = prints
-        self.dtype = BF16
+        self.dtype = HALVES.get(precision, BF16)
         self.precision = precision
         self.overrides = dict(layer_precisions or {})
 
@@ -133,7 +134,7 @@ class LowerPrecision(GraphPass):
 
     def _is_allowed(self, node: Node) -> bool:
         """Whether the user lets `node` go lower."""
-        return (wanted_precision(node, self.overrides) or self.precision) == "bf16"
+        return (wanted_precision(node, self.overrides) or self.precision) in HALVES
 
 
 def _nodes_to_lower(

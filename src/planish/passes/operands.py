@@ -129,8 +129,11 @@ def _any_contiguous(storage: Storage, axes: Sequence[int]) -> bool:
     return not axes or any(storage.strides[axis] == 1 for axis in axes)
 
 
-def requirement(node: Node, index: int) -> Requirement:
-    """Return what Region node `node` asks of its input `index`."""
+def requirement(node: Node, index: int, halos: bool = True) -> Requirement:
+    """Return what Region node `node` asks of its input `index`.
+
+    Without `halos`, kernels mask what lies outside of their operands.
+    """
     kind = str(node.attributes["kind"])
     value = node.body.inputs[index]
     rank = value.rank
@@ -139,7 +142,8 @@ def requirement(node: Node, index: int) -> Requirement:
     if kind in CHANNELS_LAST:
         if rank not in CHANNEL_RANKS or _is_parameter(anchor, value) or not _is_full(node, value):
             return free
-        return Requirement(Layout.channels_last(rank).order, (), halo_of(node, index))
+        halo = halo_of(node, index) if halos else no_halo(rank)
+        return Requirement(Layout.channels_last(rank).order, (), halo)
     if kind not in CONTIGUOUS_ROWS or rank == 0:
         return free
     if kind in EITHER_LAST_AXIS and rank > 1 and anchor is not None and anchor.input(1) is value:

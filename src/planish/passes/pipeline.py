@@ -27,7 +27,7 @@ from planish.passes.graph_pass import (
 )
 from planish.passes.hoist_projections import HoistProjections
 from planish.passes.inline_if import InlineIf
-from planish.passes.lower_precision import LowerPrecision
+from planish.passes.lower_precision import HALVES, LowerPrecision
 from planish.passes.native_loops import NativeLoops
 from planish.passes.raise_pads import RaisePads
 from planish.passes.refine_types import RefineTypes
@@ -115,15 +115,16 @@ def lowering(
         See `optimize`.
     """
     floats = (config.precision, config.layer_precisions)
-    has_halves = "bf16" in (floats[0], *floats[1].values())
+    has_halves = not HALVES.keys().isdisjoint((floats[0], *floats[1].values()))
+    halos = config.device == "cpu"  # GPU kernels mask what lies outside of their operands
     return [
         SettleQuantized(),
         *([LowerPrecision(*floats, prints)] if has_halves else []),
         FuseSiblings(),
         RaisePads(),
         FuseRegions(prints),
-        AssignLayouts(),
-        AssignStorage(),
+        AssignLayouts(halos),
+        AssignStorage(halos),
     ]
 
 

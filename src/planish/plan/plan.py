@@ -86,6 +86,8 @@ class Step:
         The step runs only when every boolean at these addresses has the given value (If).
     loop : int or None
         Index into `Plan.loops` of the innermost loop around the step.
+    grid : tuple of Dim
+        Blocks of the launch on a GPU; empty elsewhere.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Step:
     fills: tuple[HaloFill, ...] = ()
     guard: tuple[tuple[Binding, bool], ...] = ()
     loop: int | None = None
+    grid: Shape = ()
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from planish.plan.plan import (
 )
 from planish.plan.verify import verify_accesses, verify_placements, verify_plan
 from planish.tactics.region import Ranges, regions_of
-from planish.tactics.tactic import Choice, ExternalKernel, layout_of
+from planish.tactics.tactic import Choice, ExternalKernel, TritonKernel, layout_of
 
 Array = np.ndarray[Any, Any]
 UNKNOWN_RANGE = (0, 1, 1 << 31)  # of symbols that only data decides
@@ -234,6 +234,7 @@ class _Scheduler:
             external=None,
             items=kernel.items,
             scratch_bytes=kernel.scratch_bytes,
+            grid=kernel.grid if isinstance(kernel, TritonKernel) else (),
             **shared,
         )
 

@@ -108,6 +108,7 @@ def _step_json(step: Step) -> Json:
         ],
         "guard": [[_binding_json(binding), value] for binding, value in step.guard],
         "loop": step.loop,
+        "grid": _shape_json(step.grid),
     }
 
 
@@ -350,6 +351,7 @@ def _read_step(reader: _Reader) -> Step:
         fills=reader.field("fills").each(_read_fill),
         guard=reader.field("guard").each(_read_guard),
         loop=reader.field("loop").optional_integer(),
+        grid=reader.field("grid").each(_Reader.dim),
     )
     if (step.function is None) == (step.external is None):
         raise reader.wrong("either a function or an external kernel")

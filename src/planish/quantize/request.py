@@ -64,6 +64,8 @@ class PrecisionRequest:
             is asked for.
         """
         check_overrides(graph, config.layer_precisions)
+        if target.device == "cuda" and config.precision in HALVES:
+            return PrecisionRequest(config, "fp16", dict(config.layer_precisions))
         fast = target.has("avx512_bf16") or target.has("amx_bf16")
         lowers = config.precision == "bf16" or (config.precision in HALVES and fast)
         floats = "bf16" if lowers else "fp32"

@@ -1,7 +1,7 @@
 """The engine: what users call.
 
 An `Engine` never changes after it was made, and any number of threads may call it at once: each
-inference takes an `ExecutionContext` (arena, scratch, pointers) from a pool, or makes one.
+inference takes a context (arena, scratch, pointers) from a pool, or makes one.
 """
 
 from __future__ import annotations
@@ -26,10 +26,8 @@ from planish.ir.dtypes import STRING, dtype_by_name
 from planish.ir.shape import evaluate
 from planish.plan.plan import MemoryReport, Plan, TensorInfo
 from planish.report import BuildReport
-from planish.runtime.context import ExecutionContext
 from planish.runtime.cpu import usable_features
-from planish.runtime.executor import Executor
-from planish.runtime.native import NativeObject
+from planish.runtime.executors import Context, executor_of
 from planish.runtime.profiler import Profile, summarize
 from planish.runtime.shapes import BoundShapes, ShapeResolver
 
@@ -62,14 +60,12 @@ class Engine:
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}, expected at least 1", where="Engine")
         plan = parts.plan
-        memory = parts.weights
         self._parts = parts
         self._threads = min(threads or built_for, 1024)
-        self._native = NativeObject(parts.kernels.code) if parts.kernels else None
-        self._executor = Executor(plan, self._native, memory, self._threads)
+        self._executor = executor_of(parts, self._threads)
         self._resolver = ShapeResolver(plan)
         self._bound: dict[tuple[tuple[int, ...], ...], BoundShapes] = {}
-        self._idle: deque[ExecutionContext] = deque(maxlen=_MAX_IDLE)
+        self._idle: deque[Context] = deque(maxlen=_MAX_IDLE)
         self._input_names = tuple(info.name for info in plan.inputs)
         self._output_names = tuple(info.name for info in plan.outputs)
         self._input_types = tuple(dtype_by_name(info.dtype).numpy for info in plan.inputs)
@@ -139,7 +135,7 @@ class Engine:
         inputs: Mapping[str, Any],
         outputs: Mapping[str, Array] | None = None,
         *,
-        context: ExecutionContext | None = None,
+        context: Context | None = None,
     ) -> dict[str, Array]:
         """Run one inference.
 
@@ -150,7 +146,7 @@ class Engine:
             dtypes must be exact; arrays that are not C-contiguous are copied.
         outputs : dict, optional
             Output name to a C-contiguous array to write into, for any of the outputs.
-        context : ExecutionContext, optional
+        context : Context, optional
             From `create_context`; by default one of the engine's own.
 
         Returns
@@ -222,7 +218,7 @@ class Engine:
         self._infer(bound, arrays, results, None)
         return self._finished(results, None)
 
-    def create_context(self) -> ExecutionContext:
+    def create_context(self) -> Context:
         """Return memory for inferences one at a time, to be given to `run`."""
         return self._executor.create_context()
 
@@ -261,7 +257,7 @@ class Engine:
         self,
         arrays: Sequence[Array],
         given: Mapping[str, Array] | None,
-        context: ExecutionContext | None,
+        context: Context | None,
     ) -> list[Array]:
         bound = self._bind(arrays)
         results = self._fresh_outputs(bound) if given is None else self._given_outputs(bound, given)
@@ -273,7 +269,7 @@ class Engine:
         bound: BoundShapes,
         arrays: Sequence[Array],
         results: list[Array | None],
-        context: ExecutionContext | None,
+        context: Context | None,
     ) -> None:
         mine = self._acquire() if context is None else context
         mine.bind(bound)
@@ -282,7 +278,7 @@ class Engine:
         if context is None:
             self._idle.append(mine)
 
-    def _acquire(self) -> ExecutionContext:
+    def _acquire(self) -> Context:
         try:
             return self._idle.pop()
         except IndexError:

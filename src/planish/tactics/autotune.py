@@ -16,9 +16,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from planish.errors import CompileError
-from planish.tactics.bench import Bench, Measured, Trial
+from planish.tactics.bench import Measured, Trial
 from planish.tactics.select import Candidate, Group
 from planish.tactics.target import Target
 
@@ -30,6 +31,16 @@ SHORTLIST = 8  # candidates of a group that are measured at most
 MINIMUM_TIMEOUT = 10.0  # seconds for the compiler, when less is left of the budget
 BATCH_GROUPS = 24
 BATCH_BYTES = 24 << 20  # of a batch's weights; packed for every contender they take several times
+
+
+class Bench(Protocol):
+    """A device's way to compile and time trials."""
+
+    def measure(self, trials: Sequence[Trial], rounds: int, timeout: float) -> list[Measured]:
+        """Return a measurement of each trial; compilers are stopped after `timeout` seconds.
+
+        Raises CompileError when the compiler refuses the trials as a whole.
+        """
 
 
 @dataclass

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from planish.engine.parts import NativeCode
+from planish.errors import CompileError
 from planish.ir.shape import Dim, evaluate
 from planish.ops.tolerance import mismatch, tolerance_of
 from planish.plan.plan import Binding, MemoryReport, Plan, Step
@@ -25,7 +26,7 @@ from planish.runtime.executor import Executor
 from planish.runtime.native import NativeObject
 from planish.runtime.shapes import BoundShapes
 from planish.tactics.select import Candidate, Group, build_kernel
-from planish.tactics.tactic import ExternalKernel, Kernel, Operand, Region
+from planish.tactics.tactic import ExternalKernel, Kernel, Operand, Region, TritonKernel
 from planish.tactics.target import Target
 
 ALIGNMENT = 256
@@ -52,7 +53,7 @@ class Measured:
     difference: str | None
 
 
-class Bench:
+class NativeBench:
     """Compiles and times trials.
 
     Parameters
@@ -107,6 +108,8 @@ class _Part:
 
     def _step(self, index: int, trial: Trial) -> Step:
         kernel = build_kernel(trial.candidate, trial.group.representative, self.target)
+        if isinstance(kernel, TritonKernel):
+            raise CompileError("a GPU's kernel cannot be timed on the CPU")
         step = self.layout.step(f"trial{index}", trial, kernel)
         if isinstance(kernel, Kernel):
             self.kernels[step.name] = replace(kernel, packed=())  # the layout has the constants

@@ -16,13 +16,14 @@ import numpy as np
 from planish.ir.dtypes import DType
 from planish.ir.graph import Attribute, Graph, Node, Value
 from planish.ir.layout import Layout
-from planish.ir.shape import Shape, symbols_of
+from planish.ir.shape import Dim, Shape, symbols_of
 from planish.ir.source import Source
 from planish.tactics.tactic import Operand, Region, layout_of
 from planish.tactics.target import Target
 
 Ranges = Mapping[str, tuple[int, int, int]]
 
+ADDRESS_BYTES = 16  # what an aligned operand's address is a multiple of
 NAME_LENGTH = 56  # characters of a region's C identifier
 CONTENT_LENGTH = 64  # integer constants up to this many elements end up in generated code
 
@@ -170,7 +171,14 @@ def _operand(inner: Value, outer: Value) -> Operand:
     if outer.storage is None:
         return Operand(inner, layout.strides(outer.known_shape), layout.halo)
     # assign_storage leaves in the layout of a view only the halo that can be read around it
-    return Operand(inner, outer.storage.strides, layout.halo)
+    offset = outer.storage.offset * outer.dtype.itemsize
+    aligned = _divides(ADDRESS_BYTES, offset)
+    return Operand(inner, outer.storage.strides, layout.halo, aligned)
+
+
+def _divides(factor: int, dim: Dim) -> bool:
+    terms = (dim,) if isinstance(dim, int) else (number for _, number in dim.terms)
+    return all(number % factor == 0 for number in terms)
 
 
 def _outer_value(inner: Value, layouts: Mapping[str, Layout]) -> Value:

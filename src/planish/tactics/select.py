@@ -20,7 +20,15 @@ from planish.plan.plan import Plan
 from planish.plan.weights import WeightPool
 from planish.tactics.cost_model import estimate_microseconds
 from planish.tactics.region import region_key, region_of, regions_of
-from planish.tactics.tactic import Choice, Config, ExternalKernel, Kernel, Region, Tactic
+from planish.tactics.tactic import (
+    Choice,
+    Config,
+    ExternalKernel,
+    Kernel,
+    Region,
+    Tactic,
+    TritonKernel,
+)
 from planish.tactics.target import Target
 from planish.tactics.timing_cache import TimingCache
 
@@ -162,18 +170,22 @@ def _fitting(group: Group, target: Target, limit: int) -> Candidate:
     )
 
 
-def build_kernel(candidate: Candidate, region: Region, target: Target) -> Kernel | ExternalKernel:
+def build_kernel(
+    candidate: Candidate, region: Region, target: Target
+) -> Kernel | TritonKernel | ExternalKernel:
     """Build `candidate` for `region`."""
     return candidate.tactic.build(region, candidate.config, target)
 
 
-def kernels_of(graph: Graph, plan: Plan, choices: Mapping[Node, Choice]) -> dict[str, Kernel]:
+def kernels_of(
+    graph: Graph, plan: Plan, choices: Mapping[Node, Choice]
+) -> dict[str, Kernel | TritonKernel]:
     """Return the native kernels of `plan`, which was made from `graph`, by `Step.function`."""
     chosen = [choices[node].kernel for node in regions_of(graph)]
     return {
         step.function: kernel
         for step, kernel in zip(plan.steps, chosen, strict=True)
-        if step.function is not None and isinstance(kernel, Kernel)
+        if step.function is not None and isinstance(kernel, Kernel | TritonKernel)
     }
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from planish.ir.dtypes import DType
 from planish.ir.graph import Graph, Node, Value
 from planish.ir.layout import Layout
-from planish.ir.shape import Dim, Shape
+from planish.ir.shape import Dim, Shape, product
 from planish.tactics.target import Target
 
 Config = Mapping[str, Any]  # small, printable: it is shown to users and written to the cache
@@ -40,11 +40,14 @@ class Operand:
     halo : tuple of (int, int)
         Elements around each logical axis that hold zeros and may be read (inputs; outputs' halos
         are zeroed by the driver, kernels never write them).
+    aligned : bool
+        Whether the pointer is known to be a multiple of 16 bytes.
     """
 
     value: Value
     strides: Shape
     halo: tuple[tuple[int, int], ...]
+    aligned: bool = True
 
     @property
     def dtype(self) -> DType:
@@ -138,6 +141,53 @@ class Kernel:
 
 
 @dataclass(frozen=True)
+class TritonKernel:
+    """A region's implementation as one Triton function (the CUDA kind of kernel).
+
+    `source` defines ``@NAME@``; its parameters are pointers to the inputs, the outputs and the
+    `packed` constants, then (with a workspace) ``workspace`` and ``counters``, then one 32-bit
+    integer for each symbol of the region. It is launched on `grid` blocks.
+
+    Attributes
+    ----------
+    pointers : tuple of str
+        Triton's types of the pointers ("*fp16").
+    aligned : tuple of bool
+        Which pointers are multiples of 16 bytes.
+    workspace_bytes : int
+        Device memory that the launch may overwrite.
+    counters : int
+        32-bit integers that are zero before the launch and zero again after it.
+    """
+
+    source: str
+    pointers: tuple[str, ...]
+    aligned: tuple[bool, ...]
+    grid: tuple[Dim, ...]
+    warps: int = 4
+    stages: int = 2
+    packed: tuple[np.ndarray[Any, Any], ...] = ()
+    workspace_bytes: int = 0
+    counters: int = 0
+
+    @property
+    def items(self) -> Dim:
+        """Blocks of the launch."""
+        return product(self.grid)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Memory of one thread: a GPU's threads have registers only."""
+        return 0
+
+    @property
+    def digest(self) -> str:
+        """Identity of the code (not of the packed data)."""
+        text = f"{self.source}{self.pointers}{self.aligned}{self.warps} {self.stages}"
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True)
 class ExternalKernel:
     """A region's implementation run from Python: a library call or the numpy reference.
 
@@ -173,7 +223,9 @@ class Tactic(ABC):
         """Return candidate configurations, the best guess first; a few tens at most."""
 
     @abstractmethod
-    def build(self, region: Region, config: Config, target: Target) -> Kernel | ExternalKernel:
+    def build(
+        self, region: Region, config: Config, target: Target
+    ) -> Kernel | TritonKernel | ExternalKernel:
         """Return the kernel of one configuration."""
 
 
@@ -187,7 +239,7 @@ class Choice:
     region: Region
     tactic: str
     config: Config
-    kernel: Kernel | ExternalKernel
+    kernel: Kernel | TritonKernel | ExternalKernel
     constants: tuple[int, ...] = ()
     microseconds: float | None = None
     alternatives: tuple[tuple[str, float], ...] = ()

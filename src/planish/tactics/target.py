@@ -20,6 +20,8 @@ class Target:
         Threads that one inference uses.
     l1, l2, l3 : int
         Cache sizes in bytes (per core for L1 and L2).
+    multiprocessors : int
+        Of a GPU.
     """
 
     device: str
@@ -28,6 +30,7 @@ class Target:
     l1: int = 32 << 10
     l2: int = 1 << 20
     l3: int = 32 << 20
+    multiprocessors: int = 0
 
     def has(self, *names: str) -> bool:
         """Whether every named feature is there."""

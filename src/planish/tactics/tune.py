@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from planish.config import BuildConfig, environment
-from planish.tactics.autotune import Tuner
-from planish.tactics.bench import Bench, Compile
+from planish.tactics.autotune import Bench, Tuner
 from planish.tactics.select import Group, apply_cache
 from planish.tactics.target import Target
 from planish.tactics.timing_cache import TimingCache, check_cache_writable
@@ -28,7 +27,7 @@ def tune(
     groups: Sequence[Group],
     target: Target,
     config: BuildConfig,
-    compile_trials: Compile,
+    bench: Callable[[], Bench],
     clock: Clock,
 ) -> str:
     """Fill in the groups' measured times as the configuration asks; return what was done.
@@ -44,9 +43,7 @@ def tune(
         return "cache"
     if path is not None:
         check_cache_writable(path)  # not after a minute of measuring
-    Tuner(
-        groups, target, Bench(target, compile_trials), clock.tuning_time_left, clock.progress
-    ).run()
+    Tuner(groups, target, bench(), clock.tuning_time_left, clock.progress).run()
     for group in groups:
         for label, microseconds in group.times.items():
             cache.record(group.key, label, microseconds)

@@ -15,8 +15,10 @@ from planish.backends.cpu.tactics import discover
 from planish.backends.reference.tactic import ReferenceTactic, RefuseTactic
 from planish.config import environment
 from planish.engine.parts import NativeCode
+from planish.errors import ConfigError
 from planish.ir.graph import Node
 from planish.plan.plan import Plan
+from planish.tactics.bench import NativeBench
 from planish.tactics.tactic import Kernel, Tactic
 from planish.tactics.target import Target
 
@@ -24,8 +26,13 @@ from planish.tactics.target import Target
 class CpuBackend:
     """Detection, tactics and compilation for x86-64 CPUs."""
 
-    def detect(self, threads: int | None) -> Target:
-        """Return this machine as a target."""
+    def detect(self, threads: int | None, name: str | None = None) -> Target:
+        """Return this machine as a target; it has no other name than "native"."""
+        if name not in (None, "native"):
+            raise ConfigError(
+                f"target is {name!r}, but CPU engines are built for the machine that builds them",
+                fix="leave target out, or use device='cuda'",
+            )
         return detect(threads)
 
     def tactics(self) -> list[Tactic]:
@@ -35,6 +42,10 @@ class CpuBackend:
     def prints(self, node: Node) -> bool:
         """Return whether `node` has a form in scalar C."""
         return supported(node) is None
+
+    def bench(self, target: Target) -> NativeBench:
+        """Return what compiles and times candidates."""
+        return NativeBench(target, self.assemble)
 
     def observer(self, target: Target) -> NativeObserver:
         """Return the histogram kernel, compiled."""

@@ -1,0 +1,1 @@
+"""NVIDIA GPUs: kernels generated as Triton functions, compiled ahead to cubins."""

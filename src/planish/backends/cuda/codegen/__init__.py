@@ -1,0 +1,1 @@
+"""From regions to Triton source, and from that to cubins."""

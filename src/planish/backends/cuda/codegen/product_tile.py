@@ -1,0 +1,191 @@
+"""The tile around a matrix product: which block does what, split K, and the epilogue.
+
+Blocks walk the tiles of the result in groups of rows, so that neighbours in time share columns of
+one operand and rows of the other in the L2 cache. With `split` > 1 several blocks share one tile's
+K loop: each leaves its partial sums in the workspace, and the last to arrive (told by an atomic
+counter, which it sets back to zero) adds them up and runs the epilogue: no second launch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from planish.backends.cuda.codegen.printer import Group, Printer, indent
+from planish.ir.graph import Value
+from planish.ir.shape import Dim, Shape, ceildiv
+from planish.tactics.tactic import Config, Region
+
+ROW_GROUP = 8  # tiles of rows that are walked before the next column of tiles
+
+
+@dataclass(frozen=True)
+class ProductTile:
+    """Extents of a product and the tile sizes of one configuration.
+
+    Attributes
+    ----------
+    rows, columns : Dim
+        Extents of the result.
+    config : dict
+        "m", "n", "k" (tile extents), "warps", "stages", "split".
+    """
+
+    rows: Dim
+    columns: int
+    config: Config
+
+    @property
+    def split(self) -> int:
+        """Blocks that share a tile."""
+        return int(self.config.get("split", 1))
+
+    @property
+    def tiles(self) -> Dim:
+        """Tiles of the result."""
+        return ceildiv(self.rows, int(self.config["m"])) * ceildiv(
+            self.columns, int(self.config["n"])
+        )
+
+    def header(self, printer: Printer) -> list[str]:
+        """Return the statements that give the vectors ``rows`` and ``columns``."""
+        m, n = int(self.config["m"]), int(self.config["n"])
+        down = printer.dim(ceildiv(self.rows, m))
+        across = printer.dim(ceildiv(self.columns, n))
+        return [
+            "tile = tl.program_id(0)",
+            f"first = (tile // ({ROW_GROUP} * {across})) * {ROW_GROUP}",
+            f"height = min({down} - first, {ROW_GROUP})",
+            f"inside = tile % ({ROW_GROUP} * {across})",
+            f"rows = (first + inside % height) * {m} + tl.arange(0, {m})",
+            f"columns = (inside // height) * {n} + tl.arange(0, {n})",
+        ]
+
+    def masks(self, printer: Printer) -> tuple[str | None, str | None]:
+        """Return the masks of ``rows`` and ``columns`` as vectors, None where all exist."""
+        m, n = int(self.config["m"]), int(self.config["n"])
+        whole_rows = isinstance(self.rows, int) and self.rows % m == 0
+        rows = None if whole_rows else f"(rows < {printer.dim(self.rows)})"
+        columns = None if self.columns % n == 0 else f"(columns < {self.columns})"
+        return rows, columns
+
+    def groups(
+        self, printer: Printer, row_axes: tuple[int, ...], column_axes: tuple[int, ...]
+    ) -> list[Group]:
+        """Return the groups of the result's space that rows and columns walk through."""
+        rows, columns = self.masks(printer)
+        return [
+            Group(row_axes, "rows[:, None]", None if rows is None else f"{rows}[:, None]"),
+            Group(
+                column_axes, "columns[None, :]", None if columns is None else f"{columns}[None, :]"
+            ),
+        ]
+
+    def steps(self, count: int) -> tuple[str, str]:
+        """Return first and last of the K steps that this block does."""
+        if self.split == 1:
+            return "0", str(count)
+        share = -(-count // self.split)
+        return f"tl.program_id(1) * {share}", f"min((tl.program_id(1) + 1) * {share}, {count})"
+
+    def finish(self, printer: Printer, lines: Sequence[str], outer: str = "0") -> list[str]:
+        """Return `lines`, which use ``total``, run once for every tile.
+
+        `outer` is the number of the batch that the block works on; each has tiles of its own.
+        """
+        if self.split == 1:
+            return list(lines)
+        m, n = int(self.config["m"]), int(self.config["n"])
+        number = f"({outer} * {printer.dim(self.tiles)} + tile)"
+        return [
+            f"inner = tl.arange(0, {m})[:, None] * {n} + tl.arange(0, {n})[None, :]",
+            f"partial = workspace + {number} * {self.split * m * n} + inner",
+            f"tl.store(partial + tl.program_id(1) * {m * n}, total)",
+            "tl.debug_barrier()",
+            f'arrived = tl.atomic_add(counters + {number}, 1, sem="acq_rel")',
+            f"if arrived == {self.split - 1}:",
+            *indent(
+                [
+                    f"total = tl.zeros(({m}, {n}), tl.float32)",
+                    f"for part in range({self.split}):",
+                    f'    total += tl.load(partial + part * {m * n}, cache_modifier=".cg")',
+                    f"tl.store(counters + {number}, 0)",
+                    *lines,
+                ]
+            ),
+        ]
+
+    def workspace(self, printer: Printer, outer: Dim = 1) -> tuple[int, int]:
+        """Return the bytes of partial sums and the number of counters."""
+        if self.split == 1:
+            return 0, 0
+        tiles = printer.largest(self.tiles * outer)
+        size = int(self.config["m"]) * int(self.config["n"]) * 4
+        return tiles * self.split * size, tiles
+
+
+def print_epilogue(
+    printer: Printer, region: Region, anchor: Value, space: Shape, groups: Sequence[Group]
+) -> list[str]:
+    """Return the statements from ``total``, a tile of `anchor`, to the region's outputs."""
+    values = [operand.value for operand in region.outputs]
+    lines, names = printer.pointwise(values, space, groups, {anchor: "total"})
+    stores = [
+        printer.store(printer.output(index), space, groups, names[value])
+        for index, value in enumerate(values)
+    ]
+    return [*lines, *stores]
+
+
+def tile_configs(
+    rows: int, columns: int, depth: int, itemsize: int, multiprocessors: int
+) -> list[Config]:
+    """Return configurations for a product of these extents, the best guess first.
+
+    The guess minimises the time of the slowest block: waves of blocks over the multiprocessors
+    times the work of a tile, with a price for narrow tiles, which reuse little, and for splits.
+    """
+    found: list[tuple[float, Config]] = []
+    steps = (32, 64, 128) if itemsize > 1 else (64, 128)
+    for m in (16, 32, 64, 128, 256):
+        for n in (16, 32, 64, 128, 256):
+            if m * n > 128 * 256 or m > 2 * max(rows, 16) or n > 2 * max(columns, 16):
+                continue
+            if m * n < 1024 and rows * columns > 1 << 16:
+                continue
+            for k in steps:
+                if k > max(depth, steps[0]) * 2 - 1 or (m + n) * k * itemsize * 2 > 200 << 10:
+                    continue
+                for split in (1, 2, 4, 8, 16):
+                    cost = _cost(rows, columns, depth, itemsize, multiprocessors, m, n, k, split)
+                    if cost is None:
+                        continue
+                    warps = 8 if m * n >= 128 * 128 else 4 if m * n >= 1024 else 2
+                    memory = (m + n) * k * itemsize
+                    stages = max(2, min(5, (160 << 10) // memory, -(-depth // k // split) + 1))
+                    config = {"m": m, "n": n, "k": k, "warps": warps, "stages": stages}
+                    found.append((cost, {**config, "split": split}))
+    found.sort(key=lambda item: item[0])
+    return [config for _, config in found[:24]]
+
+
+def _cost(
+    rows: int, columns: int, depth: int, itemsize: int, multiprocessors: int,
+    m: int, n: int, k: int, split: int,
+) -> float | None:  # fmt: skip
+    """Return estimated nanoseconds of a product on a Hopper GPU, None for senseless splits."""
+    tiles = -(-rows // m) * -(-columns // n)
+    steps = -(-depth // k)
+    if split > 1 and (tiles * split > 4 * multiprocessors or steps < 2 * split):
+        return None
+    resident = 2 if m * n <= 128 * 64 else 1
+    waves = max(1.0, tiles * split / (multiprocessors * resident)) * resident
+    share = -(-steps // split)
+    # a block's step: arithmetic at about 3000 fused operations a nanosecond and multiprocessor,
+    # loads from L2 at about 40 bytes a nanosecond, and a latency that pipelining hides in part
+    arithmetic = m * n * k / (3700.0 * 2 / itemsize) * (1.0 if m * n >= 64 * 128 else 1.6)
+    loads = (m + n) * k * itemsize / 45.0
+    step = max(arithmetic, loads, 60.0)
+    fixed = 900.0 + (900.0 + 20.0 * split if split > 1 else 0.0)
+    store = m * n * itemsize / 30.0
+    return waves * (share * step + store) + fixed

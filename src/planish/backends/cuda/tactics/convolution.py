@@ -1,0 +1,306 @@
+"""Convolutions as implicit matrix products on tensor cores.
+
+    y[p, o] = sum over taps t and channels c of x[pixel(p, t), c] * w[o, t, c]
+
+Rows of the product are output pixels of all images, columns are output channels, and the K loop
+runs over taps and blocks of channels; the patch matrix exists only tile by tile in shared memory.
+Data lies channels-last, weights are packed [group][o][tap][c], so that both operands' K axes are
+contiguous. Padding is a mask. Few channels (a stem) run with K = all taps and channels flattened.
+Large batches are bound by memory, batch 1 by latency and by too few tiles: K is split there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from planish.backends.cuda.codegen.printer import Printer, indent, unprintable
+from planish.backends.cuda.codegen.product_tile import ProductTile, print_epilogue, tile_configs
+from planish.backends.cuda.codegen.triton_types import ELEMENTS, compute_type
+from planish.ir.dtypes import BF16, F16, F32, DType
+from planish.ir.graph import Node, Value
+from planish.ir.shape import Dim, product
+from planish.ops.convolution import Window, window_of
+from planish.tactics.tactic import YES, Config, Region, Support, Tactic, TritonKernel, no
+from planish.tactics.target import Target
+
+FLOATS = (F16, BF16, F32)
+FEW_CHANNELS = 16  # below this a tap's channels do not fill a K step
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """What a convolution region computes, in numbers."""
+
+    anchor: Node
+    data: Value
+    weight: np.ndarray
+    window: Window
+    group: int
+    channels: int  # of one group, in
+    outputs: int  # of one group, out
+
+
+def read_convolution(region: Region) -> Convolution | str:
+    """Return the region's convolution, or why the tactics here cannot do it."""
+    anchor = region.anchor
+    if anchor is None or anchor.op != "Conv":
+        return "it is no convolution"
+    weight, data = anchor.input(1), anchor.input(0)
+    if weight is None or weight.constant is None or data is None:
+        return "the weights are not constants"
+    source = data
+    while source.producer is not None:
+        if source.producer.op != "Cast":
+            return f"{source.producer.op} is fused before it"
+        source = source.producer.present_inputs[0]
+    window = window_of(anchor)
+    if window.padding.static is None or window.ceil_mode:
+        return "the padding is symbolic"
+    if anchor.output.rank not in (3, 4, 5):
+        return "it has no spatial axes"
+    if data.dtype not in FLOATS:
+        return f"products of {data.dtype} are not printed"
+    group = int(anchor.attributes.get("group", 1))
+    outputs, channels = weight.array.shape[:2]
+    return Convolution(anchor, source, weight.array, window, group, channels, outputs // group)
+
+
+class ImplicitProduct(Tactic):
+    """Convolution through tensor cores; see the module's docstring."""
+
+    name: ClassVar[str] = "triton_conv"
+    device: ClassVar[str] = "cuda"
+    rank: ClassVar[int] = 20
+
+    def supports(self, region: Region, target: Target) -> Support:
+        """Accept any convolution of constant weights whose groups are wide enough for a tile."""
+        found = read_convolution(region)
+        if isinstance(found, str):
+            return no(found)
+        if found.group > 1 and min(found.channels, found.outputs) < 8:
+            return no("its groups are too narrow for tensor cores")
+        reason = unprintable(region, found.anchor)
+        return YES if reason is None else no(reason)
+
+    def configs(self, region: Region, target: Target) -> list[Config]:
+        """Return tile sizes, splits and pipeline depths."""
+        found = read_convolution(region)
+        if isinstance(found, str):
+            return []
+        printer = Printer(region)
+        rows = printer.tune_size(_pixels(found)) * found.group
+        taps = int(np.prod(found.window.kernel))
+        itemsize = found.anchor.present_inputs[0].dtype.itemsize
+        depth = taps * max(found.channels, 1)
+        configs = tile_configs(rows, found.outputs, depth, itemsize, target.multiprocessors)
+        if found.channels < FEW_CHANNELS:
+            return configs
+        return [config for config in configs if config["k"] < 2 * found.channels] or configs
+
+    def build(self, region: Region, config: Config, target: Target) -> TritonKernel:
+        """Return the kernel of one configuration."""
+        found = read_convolution(region)
+        if isinstance(found, str):
+            raise ValueError(found)
+        return _Writer(region, found, config).kernel()
+
+
+def _pixels(found: Convolution) -> Dim:
+    shape = found.anchor.output.known_shape
+    return shape[0] * product(shape[2:])
+
+
+class _Writer:
+    """Prints one convolution kernel."""
+
+    def __init__(self, region: Region, found: Convolution, config: Config) -> None:
+        self.region, self.found, self.config = region, found, config
+        self.printer = Printer(region)
+        self.tile = ProductTile(_pixels(found), found.outputs, config)
+        self.source = self.printer.memory_of(found.data)
+        self.dtype: DType = found.anchor.present_inputs[0].dtype
+        self.k = int(config["k"])
+
+    def kernel(self) -> TritonKernel:
+        """Return the kernel."""
+        found, printer, tile = self.found, self.printer, self.tile
+        shape = found.anchor.output.known_shape
+        few = found.channels < FEW_CHANNELS
+        lines = [*tile.header(printer), *self._coordinates(), *self._bases()]
+        lines.append(f"total = tl.zeros(({config_pair(self.config)}), tl.float32)")
+        lines += self._flat_loop() if few else self._tap_loop()
+        groups = tile.groups(printer, (0, *range(2, len(shape))), (1,))
+        if found.group > 1:
+            lines += [f"columns += tl.program_id(2) * {found.outputs}"]
+            mask = tile.masks(printer)[1]
+            limit = f"(columns < (tl.program_id(2) + 1) * {found.outputs})[None, :]"
+            groups[1] = type(groups[1])((1,), "columns[None, :]", limit if mask else None)
+        epilogue = print_epilogue(printer, self.region, found.anchor.output, shape, groups)
+        lines += tile.finish(printer, epilogue, "tl.program_id(2)")
+        workspace, counters = tile.workspace(printer, found.group)
+        return printer.kernel(
+            lines, (tile.tiles, tile.split, found.group), warps=int(self.config["warps"]),
+            stages=int(self.config["stages"]), workspace_bytes=workspace, counters=counters,
+        )  # fmt: skip
+
+    # -- rows ------------------------------------------------------------------------------------
+
+    def _coordinates(self) -> list[str]:
+        """Image and first input position of each row, along every spatial axis."""
+        spatial = self.found.anchor.output.known_shape[2:]
+        window, printer = self.found.window, self.printer
+        begin = [pair[0] for pair in window.padding.static or ()]
+        lines, rest = [], "rows"
+        for axis in reversed(range(len(spatial))):
+            extent = printer.dim(spatial[axis])
+            start = f"{rest} % {extent}" if axis or spatial else rest
+            lines.append(f"o{axis} = ({start}) * {window.strides[axis]} - {begin[axis]}")
+            lines.append(f"r{axis} = {rest} // {extent}")
+            rest = f"r{axis}"
+        lines.append(f"image = {rest}")
+        return lines
+
+    def _bases(self) -> list[str]:
+        """Address of each row's first input element, and of each column's weights."""
+        source, printer = self.source, self.printer
+        wide = printer._span(source) >= 1 << 31
+        image = "image.to(tl.int64)" if wide else "image"
+        terms = [f"{image} * {printer.dim(source.strides[0])}"]
+        terms += [
+            f"o{axis} * {printer.dim(stride)}" for axis, stride in enumerate(source.strides[2:])
+        ]
+        if self.found.group > 1:
+            channel = printer.dim(source.strides[1])
+            terms.append(f"tl.program_id(2) * {self.found.channels} * {channel}")
+        weights = self._packed_weights()
+        depth = self.weight_depth
+        start = (
+            f"(tl.program_id(2) * {self.found.outputs} + columns)"
+            if self.found.group > 1
+            else "columns"
+        )
+        return [
+            f"x_rows = {source.pointer} + {' + '.join(terms)}",
+            f"w_columns = {weights} + {start} * {depth}",
+        ]
+
+    def _packed_weights(self) -> str:
+        """Pack weights [group*o][tap][c], flat K padded to whole vectors; return the pointer."""
+        found = self.found
+        total = found.group * found.outputs
+        moved = np.moveaxis(found.weight.reshape(total, found.channels, -1), 1, 2)
+        flat = moved.reshape(total, -1)
+        vector = 16 // self.dtype.itemsize
+        self.weight_depth = -(-flat.shape[1] // vector) * vector
+        padded = np.zeros((total, self.weight_depth), flat.dtype)
+        padded[:, : flat.shape[1]] = flat
+        return self.printer.pack(padded)
+
+    # -- K loops ---------------------------------------------------------------------------------
+
+    def _tap_loop(self) -> list[str]:
+        """Loop over taps and blocks of channels."""
+        found, printer, source = self.found, self.printer, self.source
+        kernel = found.window.kernel
+        taps = int(np.prod(kernel))
+        blocks = -(-found.channels // self.k)
+        first, last = self.tile.steps(taps * blocks)
+        channel = printer.dim(source.strides[1])
+        lines = [f"for step in range({first}, {last}):"]
+        tap = "step" if blocks == 1 else f"step // {blocks}"
+        block = "0" if blocks == 1 else f"(step % {blocks}) * {self.k}"
+        inner = [f"c = {block} + tl.arange(0, {self.k})", f"tap = {tap}"]
+        masks = [] if found.channels % self.k == 0 else [f"(c < {found.channels})"]
+        row_masks = (
+            [] if self.tile.masks(printer)[0] is None else [str(self.tile.masks(printer)[0])]
+        )
+        shift, bounds, divisor = [], [], 1
+        for axis in reversed(range(len(kernel))):
+            position = (
+                "0"
+                if kernel[axis] == 1
+                else f"(tap // {divisor} % {kernel[axis]}) * {found.window.dilations[axis]}"
+            )
+            divisor *= kernel[axis]
+            if position != "0":
+                inner.append(f"t{axis} = {position}")
+                shift.append(f"t{axis} * {printer.dim(source.strides[2 + axis])}")
+            bounds += self._bounds(axis, f"t{axis}" if position != "0" else "")
+        offsets = " + ".join(["x_rows[:, None]", *shift, f"c[None, :] * {channel}"])
+        x_mask = [f"({' & '.join([*row_masks, *bounds])})[:, None]"] if row_masks or bounds else []
+        x_mask += [f"{mask}[None, :]" for mask in masks]
+        inner.append(_load("a", offsets, x_mask))
+        inner += self._converted("a")
+        w_mask = [f"{mask}[:, None]" for mask in masks]
+        column_mask = self.tile.masks(printer)[1]
+        w_mask += [f"{column_mask}[None, :]"] if column_mask else []
+        inner.append(
+            _load("b", f"w_columns[None, :] + (tap * {found.channels} + c)[:, None]", w_mask)
+        )
+        inner.append(_dot(self.dtype))
+        return [*lines, *indent(inner)]
+
+    def _bounds(self, axis: int, tap: str) -> list[str]:
+        """Return the conditions under which a row's input position along `axis` exists."""
+        window = self.found.window
+        extent = self.source.shape[2 + axis]
+        begin, end = (window.padding.static or ())[axis]
+        place = f"o{axis} + {tap}" if tap else f"o{axis}"
+        found = [f"({place} >= 0)"] if begin > 0 else []
+        if end > 0:
+            found.append(f"({place} < {self.printer.dim(extent)})")
+        return found
+
+    def _flat_loop(self) -> list[str]:
+        """Loop over K = (tap, channel) flattened: few channels."""
+        found, printer, source = self.found, self.printer, self.source
+        kernel, channels = found.window.kernel, found.channels
+        depth = int(np.prod(kernel)) * channels
+        first, last = self.tile.steps(-(-depth // self.k))
+        inner = [f"k = step * {self.k} + tl.arange(0, {self.k})", f"tap = k // {channels}"]
+        terms, conditions = [f"(k % {channels}) * {printer.dim(source.strides[1])}"], []
+        divisor = 1
+        for axis in reversed(range(len(kernel))):
+            place = f"(tap // {divisor} % {kernel[axis]}) * {found.window.dilations[axis]}"
+            divisor *= kernel[axis]
+            inner.append(f"t{axis} = {place}")
+            terms.append(f"t{axis} * {printer.dim(source.strides[2 + axis])}")
+            begin, end = (found.window.padding.static or ())[axis]
+            position = f"(o{axis}[:, None] + t{axis}[None, :])"
+            conditions += [f"({position} >= 0)"] if begin > 0 else []
+            if end > 0:
+                conditions.append(f"({position} < {printer.dim(source.shape[2 + axis])})")
+        row_mask, column_mask = self.tile.masks(printer)
+        conditions += [f"{row_mask}[:, None]"] if row_mask else []
+        conditions.append(f"(k < {depth})[None, :]")
+        inner.append(_load("a", f"x_rows[:, None] + ({' + '.join(terms)})[None, :]", conditions))
+        inner += self._converted("a")
+        w_mask = [f"(k < {self.weight_depth})[:, None]"]
+        w_mask += [f"{column_mask}[None, :]"] if column_mask else []
+        inner.append(_load("b", "w_columns[None, :] + k[:, None]", w_mask))
+        inner.append(_dot(self.dtype))
+        return [f"for step in range({first}, {last}):", *indent(inner)]
+
+    def _converted(self, name: str) -> list[str]:
+        """Return the conversion from the type in memory to the product's."""
+        if self.source.dtype is self.dtype:
+            return []
+        return [f"{name} = {name}.to({compute_type(self.source.dtype)}).to({ELEMENTS[self.dtype]})"]
+
+
+def config_pair(config: Config) -> str:
+    """Return a tile's extents as text."""
+    return f"{config['m']}, {config['n']}"
+
+
+def _load(name: str, pointer: str, masks: list[str]) -> str:
+    rest = f", mask={' & '.join(masks)}, other=0" if masks else ""
+    return f"{name} = tl.load({pointer}{rest})"
+
+
+def _dot(dtype: DType) -> str:
+    precision = ', input_precision="ieee"' if dtype is F32 else ""
+    return f"total = tl.dot(a, b, total{precision})"

@@ -1,0 +1,1 @@
+"""Running engines on NVIDIA GPUs with the driver alone (cuda-bindings)."""

@@ -1,0 +1,52 @@
+"""What an engine needs of a device at run time, and which executor serves which code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from planish.engine.parts import DeviceCode, EngineParts
+from planish.runtime.cuda.executor import CudaExecutor
+from planish.runtime.executor import Executor
+from planish.runtime.native import NativeObject
+from planish.runtime.shapes import BoundShapes
+
+Array = np.ndarray[Any, Any]
+
+
+class Context(Protocol):
+    """The memory of one inference at a time, made by one engine for itself."""
+
+    def bind(self, binding: BoundShapes, /) -> None:
+        """Set the values of everything dynamic."""
+
+
+class PlanExecutor(Protocol):
+    """Runs one plan for any number of threads, each with a context of its own."""
+
+    def create_context(self) -> Context:
+        """Return fresh memory."""
+
+    def run(self, context: Any, inputs: Sequence[Array], outputs: list[Array | None]) -> None:
+        """Run one inference; see `planish.runtime.executor.Executor.run`."""
+
+    def run_timed(
+        self, context: Any, inputs: Sequence[Array], outputs: list[Array | None], times: Array
+    ) -> None:
+        """Run one inference and add the nanoseconds of every step to `times` (uint64)."""
+
+
+def executor_of(parts: EngineParts, threads: int) -> PlanExecutor:
+    """Return the executor for the code in `parts`.
+
+    Raises
+    ------
+    CompatibilityError
+        When this machine lacks what the code needs.
+    """
+    if isinstance(parts.kernels, DeviceCode):
+        return CudaExecutor(parts.plan, parts.kernels, parts.weights)
+    native = NativeObject(parts.kernels.code) if parts.kernels else None
+    return Executor(parts.plan, native, parts.weights, threads)
