@@ -26,7 +26,8 @@ class Quantized:
 
     `kernel` () is a MatMul of [*shape] by [shape[-1], outputs]. `zero` and `weight_zero` are zero
     points of input and weights, `result` the output's type (f32: no QuantizeLinear), `epilogue`
-    names of operators, "residual" an addition of a quantized tensor.
+    names of operators, "residual" an addition of a quantized tensor. `runtime` makes scale and zero
+    point of the input operands.
     """
 
     label: str
@@ -49,6 +50,7 @@ class Quantized:
     halo: int | None = None
     op: str = "Conv"
     include_pad: int = 0
+    runtime: bool = False
 
 
 def region_of(case: Quantized) -> tuple[Region, list[np.ndarray]]:
@@ -57,7 +59,11 @@ def region_of(case: Quantized) -> tuple[Region, list[np.ndarray]]:
     graph = Graph("quantized")
     data = TYPES[case.data]
     x = graph.add_input("x", data, case.shape)
-    left = dequantize(graph, x, np.float32(0.0317), case.zero)
+    if case.runtime:
+        parameters = [graph.add_input("scale", F32, ()), graph.add_input("zero", data, ())]
+        left = add_node(graph, "DequantizeLinear", [x, *parameters])
+    else:
+        left = dequantize(graph, x, np.float32(0.0317), case.zero)
     y = _product(graph, case, left, random)
     for index, name in enumerate(case.epilogue):
         y = _follow(graph, y, name, index)
@@ -72,6 +78,8 @@ def region_of(case: Quantized) -> tuple[Region, list[np.ndarray]]:
 
 def _random(value: Value, random: np.random.Generator) -> np.ndarray:
     shape = tuple(int(str(dim)) for dim in value.known_shape)
+    if value.name == "scale":
+        return np.array(0.0317, np.float32)
     if value.dtype is F32:
         return random.standard_normal(shape).astype(np.float32)
     info = np.iinfo(value.dtype.numpy)
@@ -92,11 +100,13 @@ def _product(graph: Graph, case: Quantized, left: Value, random: np.random.Gener
     shape: tuple[int, ...] = (channels, case.outputs)
     if case.kernel:
         shape = (case.outputs, channels // case.group, *case.kernel)
+    if case.op == "ConvTranspose":
+        shape = (channels, case.outputs // case.group, *case.kernel)
     weights = random.integers(info.min + 4, info.max - 3, shape).astype(dtype.numpy)
     depth = weights.size / case.outputs
     scale = random.uniform(0.5, 1.5, case.outputs if case.per_channel else ())
     scale = (scale * 0.02 / np.sqrt(depth)).astype(np.float32)
-    axis = 0 if case.kernel else 1
+    axis = 0 if case.kernel and case.op == "Conv" else 1
     right = dequantize(graph, graph.constant(weights), scale, case.weight_zero, axis)
     bias = random.standard_normal(case.outputs).astype(np.float32)
     if not case.kernel:
@@ -104,7 +114,7 @@ def _product(graph: Graph, case: Quantized, left: Value, random: np.random.Gener
         return add_node(graph, "Add", [y, graph.constant(bias)]) if case.bias else y
     operands = [left, right, *([graph.constant(bias)] if case.bias else [])]
     dilations = (case.dilation,) * rank
-    return add_node(graph, "Conv", operands, group=case.group, dilations=dilations, **window)
+    return add_node(graph, case.op, operands, group=case.group, dilations=dilations, **window)
 
 
 def _follow(graph: Graph, value: Value, name: str, index: int) -> Value:
@@ -141,7 +151,9 @@ def _layouts(case: Quantized, graph: Graph) -> dict[str, Layout]:
     rank = len(case.shape)
     order = (0, *range(2, rank), 1)
     width = case.pad if case.halo is None else case.halo
-    found = {v.name: Layout(order, ((0, 0),) * rank) for v in (*graph.inputs, *graph.outputs)}
+    found = {
+        v.name: Layout(order, ((0, 0),) * rank) for v in (*graph.inputs, *graph.outputs) if v.rank
+    }
     found["x"] = Layout(order, ((0, 0), (0, 0), *(((width, width),) * (rank - 2))))
     return found
 

@@ -7,6 +7,7 @@ import pytest
 from planish.backends.cpu.device import detect
 from planish.backends.cpu.tactics.convolution import GemmConvolution
 from planish.backends.cpu.tactics.depthwise import DepthwiseConvolution
+from planish.backends.cpu.tactics.direct_convolution import DirectConvolution
 from planish.backends.cpu.tactics.matmul import GemmMatMul
 from planish.tactics.target import Target
 from tests.backends.cpu.quantized_cases import Quantized, check, region_of
@@ -39,6 +40,7 @@ CONVOLUTIONS = [
     Quantized("one_scale", (1, 16, 6, 6), 20, (1, 1), per_channel=False),
     Quantized("sigmoid", (1, 16, 6, 6), 20, (3, 3), pad=1, epilogue=("Sigmoid",), result="u8"),
     Quantized("long", (1, 512, 7, 7), 128, (3, 3), pad=1, epilogue=("Relu",), result="u8"),
+    Quantized("runtime", (1, 20, 5, 5), 24, (3, 3), data="i8", runtime=True),
     Quantized("line", (2, 24, 31), 40, (3,), pad=1, data="i8"),
 ]
 DEPTHWISE = [
@@ -56,11 +58,20 @@ MEANS = [
     Quantized("mean_2x2", (1, 33, 8, 8), 33, (2, 2), stride=2, op="AveragePool", result_zero=4),
     Quantized("mean_line", (1, 17, 20), 17, (4,), stride=3, op="AveragePool", zero=9, result="f32"),
 ]
+# what only the plain loops do: weights beyond eight bits, a padding without zeros, upsampling
+OTHERS = [
+    Quantized("wide", (1, 12, 9, 8), 20, (3, 3), pad=1, zero=5, weight_zero=-14, halo=0),
+    Quantized("signed_wide", (1, 12, 9, 8), 20, (3, 3), "i8", pad=1, group=2, weight_zero=12),
+    Quantized("up", (1, 12, 5, 6), 20, (3, 3), "i8", pad=1, stride=2, op="ConvTranspose", zero=3),
+    Quantized("up_2x2", (2, 8, 5, 6), 33, (2, 2), stride=2, op="ConvTranspose", epilogue=("Relu",)),
+]
 PRODUCTS = [
     Quantized("plain", (33, 64), 48),
     Quantized("signed", (7, 130), 100, data="i8", result_zero=3),
     Quantized("gelu", (2, 9, 96), 65, data="i8", epilogue=("Gelu",)),
     Quantized("zero", (5, 61), 17, zero=128, result="f32"),
+    Quantized("runtime", (15, 61), 33, runtime=True, result="f32"),
+    Quantized("runtime_signed", (2, 15, 64), 33, data="i8", runtime=True),
     Quantized("row", (1, 768), 1000, result="f32"),
     Quantized("unsigned", (12, 40), 30, weights="u8", weight_zero=128, per_channel=False),
     Quantized("residual", (12, 40), 32, data="i8", epilogue=("residual", "Relu")),
@@ -87,6 +98,10 @@ def test_convolutions_are_those_of_the_reference(target: Target) -> None:
 def test_depthwise_convolutions_are_those_of_the_reference(target: Target) -> None:
     cases = [*DEPTHWISE, *MEANS]
     check(DepthwiseConvolution(), cases, target, limit=3 if target is WIDEST else 1)
+
+
+def test_plain_loops_give_the_results_of_the_reference() -> None:
+    check(DirectConvolution(), OTHERS, WIDEST)
 
 
 @pytest.mark.parametrize("target", targets())

@@ -8,10 +8,11 @@ Its *integer form*, which kernels are printed from, is the same function without
 
     ConvInteger | MatMulInteger(x, w, zx, zw) -> Cast -> Mul(sx * sw) -> Add(bias), epilogue
 
-Sums are exact. A scale that only the data tells (sx) is a factor of its own. Zero points are
-constants. A mean over windows is a depthwise product by ones. Padding is zeros in memory; where
-zero is not the zero point, the bias makes up for it at the border and has one number for each
-position. An epilogue that ends in QuantizeLinear absorbs its scale where it can (`absorb_scale`).
+Sums are exact. A scale that only the data tells (sx) is a factor of its own, and a zero point that
+only the data tells is taken off afterwards, times the sums of the weights. A mean over windows is a
+depthwise product by ones. Padding is zeros in memory; where zero is not the zero point, the bias
+makes up for it at the border and has one number for each position. An epilogue that ends in
+QuantizeLinear absorbs its scale where it can (`absorb_scale`).
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ def integer_form(region: Region) -> Region | None:
     anchor = region.anchor
     if anchor is None or anchor.op not in INTEGER_OPS:
         return None
-    factors = _factors_of(anchor)
-    if factors is None:
+    factors = factors_of(anchor)
+    if factors is None or not _is_padding_known(anchor, factors.data):
         return None
     body = _Lowering(region, anchor, factors).body()
     node = Node("Region", [], [], {"kind": INTEGER_OPS[anchor.op], "body": body})
@@ -73,6 +74,8 @@ class Factors:
         Zero points of the weights.
     scale : numpy.ndarray
         Scale of the weights: a number, one a column, or (a mean at borders) one a position.
+    axis : int
+        Axis of the weights along which the columns (output channels) lie.
     """
 
     data: Node
@@ -80,14 +83,15 @@ class Factors:
     weights: Array
     zero: Value | None
     scale: Array
+    axis: int = 0
 
     @property
     def plain_weights(self) -> Array:
-        """The weights minus their zero points; the columns are the first axis."""
-        return without_zero_point(self.weights, self.zero, 0)
+        """The weights minus their zero points."""
+        return without_zero_point(self.weights, self.zero, self.axis)
 
 
-def _factors_of(anchor: Node) -> Factors | None:
+def factors_of(anchor: Node) -> Factors | None:
     """Return the factors of a quantized product, or None when it is none."""
     data = _dequantize_of(anchor.input(0))
     if data is None or not _is_quantized_data(anchor, data):
@@ -98,7 +102,13 @@ def _factors_of(anchor: Node) -> Factors | None:
     if weight is None or not _is_quantized_weight(anchor, weight):
         return None
     w, scale = weight.present_inputs[:2]
-    return Factors(data, weight, w.array, weight.input(2), scale.array.astype(np.float64))
+    axis = column_axis(anchor, w.rank)
+    return Factors(data, weight, w.array, weight.input(2), scale.array.astype(np.float64), axis)
+
+
+def column_axis(anchor: Node, rank: int) -> int:
+    """Return the axis of a product's weights along which its columns lie."""
+    return {"Conv": 0, "ConvTranspose": 1}.get(anchor.op, rank - 1)
 
 
 def _factors_of_mean(anchor: Node, data: Node) -> Factors | None:
@@ -130,10 +140,15 @@ def _is_quantized_data(anchor: Node, data: Node) -> bool:
     scale, zero = data.input(1), data.input(2)
     if scale is None or any(dim != 1 for dim in scale.known_shape):
         return False
-    if zero is not None and scalar_constant(zero) is None:
-        return False
+    return zero is None or all(dim == 1 for dim in zero.known_shape)
+
+
+def _is_padding_known(anchor: Node, data: Node) -> bool:
+    """Whether kernels that take padding for zeros can allow for the data's zero point."""
     if not _has_shifted_padding(anchor, data):
         return True
+    if scalar_constant(data.input(2)) is None:
+        return False
     extents = anchor.output.known_shape[1:]
     static = [extent for extent in extents if isinstance(extent, int)]
     known = len(static) == len(extents) and window_of(anchor).padding.static is not None
@@ -152,8 +167,9 @@ def _is_quantized_weight(anchor: Node, weight: Node) -> bool:
         return False
     if all(value.array.size == 1 for value in parameters):
         return True
-    axis = 0 if anchor.op == "Conv" else w.rank - 1
-    along = int(weight.attributes.get("axis", 1)) % w.rank == axis
+    if anchor.op == "ConvTranspose" and int(anchor.attributes["group"]) != 1:
+        return False
+    along = int(weight.attributes.get("axis", 1)) % w.rank == column_axis(anchor, w.rank)
     return along and not int(weight.attributes.get("block_size", 0) or 0)
 
 
@@ -162,7 +178,8 @@ def _is_quantized_weight(anchor: Node, weight: Node) -> bool:
 
 def _has_shifted_padding(anchor: Node, data: Node) -> bool:
     """Whether a padding, which is zeros in memory, stands for another number than zero."""
-    if anchor.op == "MatMul" or not scalar_constant(data.input(2)):
+    zero = data.input(2)
+    if anchor.op == "MatMul" or zero is None or scalar_constant(zero) == 0:
         return False
     return not window_of(anchor).padding.is_zero
 
@@ -224,6 +241,7 @@ class _Lowering:
         for value in self.region.body.outputs:
             self.graph.add_output(self._values[value], value.name)
         absorb_scale(self.graph)
+        absorb_relu(self.graph)
         return self.graph
 
     def _is_absorbed(self, node: Node) -> bool:
@@ -264,7 +282,9 @@ class _Lowering:
     def _product(self) -> Value:
         """Append the product, its scale and its bias; return the result."""
         anchor, data = self.anchor, self.factors.data
-        zeros = [data.input(2), self.factors.zero]
+        given_zero = data.input(2)
+        known_zero = scalar_constant(given_zero) is not None
+        zeros = [given_zero if known_zero else None, self.factors.zero]
         operands = [self._value(data.present_inputs[0]), self.graph.constant(self.factors.weights)]
         parameters = [None if value is None else self._value(value) for value in zeros]
         op = INTEGER_OPS[anchor.op]
@@ -274,6 +294,8 @@ class _Lowering:
             attributes["group"] = len(self.factors.weights)
         sums = self._append(op, [*operands, *parameters], I32, attributes)
         total = self._append("Cast", [sums], F32, {"to": F32})
+        if given_zero is not None and not known_zero:
+            total = self._append("Sub", [total, self._zero_sums(given_zero)], F32)
         scale = self.factors.scale
         given = data.present_inputs[1]
         known = scalar_constant(given)
@@ -285,6 +307,24 @@ class _Lowering:
             total = self._append("Mul", [total, self._columns(scale)], F32)
         bias = self._bias(scale)
         return total if bias is None else self._append("Add", [total, bias], F32)
+
+    def _zero_sums(self, zero: Value) -> Value:
+        """Return a zero point that only the data tells times the sums of all weights."""
+        weights, columns = self.factors.plain_weights, self.factors.axis % self.factors.weights.ndim
+        others = tuple(axis for axis in range(weights.ndim) if axis != columns)
+        if self.anchor.op == "MatMul":
+            others = (weights.ndim - 2,)
+        totals = weights.sum(axis=others, dtype=np.float64)
+        one = self.graph.constant(np.ones((), np.float32))
+        single = self.graph.new_value(F32, zero.shape, "zero")
+        attributes = dict(DECLARED["DequantizeLinear"])
+        self.graph.append(Node("DequantizeLinear", [self._value(zero), one], [single], attributes))
+        columned = totals.astype(np.float32)
+        if self.anchor.op != "MatMul":
+            columned = columned.reshape(-1, *(1,) * (self.anchor.output.rank - 2))
+        elif weights.ndim > 2:
+            columned = columned[..., None, :]
+        return self._append("Mul", [single, self.graph.constant(columned)], F32)
 
     def _bias(self, scale: Array) -> Value | None:
         """Return what is added to the scaled sums: the bias, and what the padding leaves out."""
@@ -386,3 +426,17 @@ def _divide(graph: Graph, value: Value, scale: float) -> Value:
         if operand is not None:
             node.replace_input(position, _divide(graph, operand, scale))
     return value
+
+
+def absorb_relu(graph: Graph) -> None:
+    """Remove a Relu in front of a final QuantizeLinear to u8 that saturates at zero anyway."""
+    for value in graph.outputs:
+        node = value.producer
+        if node is None or node.op != "QuantizeLinear" or value.dtype is not U8:
+            continue
+        zero, relu = node.input(2), node.present_inputs[0].producer
+        if relu is None or relu.op != "Relu" or (zero is not None and scalar_constant(zero) != 0):
+            continue
+        node.replace_input(0, relu.present_inputs[0])
+        if not relu.output.uses and not graph.is_output(relu.output):
+            graph.remove(relu)

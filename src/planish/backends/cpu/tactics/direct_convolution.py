@@ -6,7 +6,8 @@ For a convolution position(o, t) = o * stride + t * dilation - pad; for a transp
 (o + pad - t * dilation) / stride where that divides. Positions outside the input are skipped, so
 no halo is needed; strides, layouts, groups and symbolic extents may be anything. Output channels
 are the vectorised loop, their sums stay in a buffer in L1: each product costs a load and a store,
-so this reaches about a fifth of the FMA peak. Constant weights are repacked as [t][c][n].
+so this reaches about a fifth of the FMA peak. Constant weights are repacked as [t][c][n]. Quantized
+operands are multiplied as floats that hold whole numbers, and the sums scaled.
 """
 
 from __future__ import annotations
@@ -23,9 +24,19 @@ from planish.backends.cpu.codegen.epilogue import (
     refuse_epilogue,
     split_body,
 )
-from planish.backends.cpu.codegen.scalar import MEMORY_TYPES, c_dim, load, memory_type
+from planish.backends.cpu.codegen.integer_form import Factors, factors_of
+from planish.backends.cpu.codegen.scalar import (
+    MEMORY_TYPES,
+    c_dim,
+    load,
+    memory_type,
+)
 from planish.backends.cpu.codegen.tile import print_block
-from planish.backends.cpu.tactics.convolution import FLOATS, input_behind_casts
+from planish.backends.cpu.tactics.convolution import (
+    FLOATS,
+    input_behind_casts,
+    zero_point_of,
+)
 from planish.errors import TacticError
 from planish.ir.dtypes import F32, DType
 from planish.ir.graph import Node, Value
@@ -70,6 +81,20 @@ class _Convolution:
     weight: Value
     bias: Value | None
     group: int
+    factors: Factors | None
+
+    @property
+    def zero(self) -> int:
+        """Zero point of quantized data."""
+        return 0 if self.factors is None else zero_point_of(self.factors.data.input(2))
+
+    @property
+    def scales(self) -> Array | None:
+        """Scales of the sums of quantized operands, one for each output channel."""
+        if self.factors is None:
+            return None
+        scale = self.factors.scale * float(self.factors.data.present_inputs[1].array.reshape(()))
+        return np.broadcast_to(scale, (self.outputs * self.group,)).astype(np.float32)
 
     @property
     def transposed(self) -> bool:
@@ -96,7 +121,8 @@ class _Convolution:
 
     def weight_matrix(self) -> Array:
         """Return constant weights as f32 [group][tap][channel][output]."""
-        array = self.weight.array.astype(np.float32)
+        given = self.weight.array if self.factors is None else self.factors.plain_weights
+        array = given.astype(np.float32)
         if self.transposed:
             shaped = array.reshape(self.group, self.channels, self.outputs, self.taps)
             return np.ascontiguousarray(shaped.transpose(0, 3, 1, 2))
@@ -114,6 +140,9 @@ def _read(region: Region) -> _Convolution | str:
     anchor = region.anchor
     if region.kind not in ("Conv", "ConvTranspose") or anchor is None:
         return "the region is not a convolution"
+    factors = factors_of(anchor)
+    if factors is not None:
+        return _read_quantized(region, anchor, factors)
     source = input_behind_casts(anchor.present_inputs[0])
     if source is None or source not in region.body.inputs:
         return "there are operations before the convolution"
@@ -126,6 +155,23 @@ def _read(region: Region) -> _Convolution | str:
             return "there are operations before the weights"
     if any(not isinstance(dim, int) for dim in weight.known_shape):
         return "the filter's extents are symbolic"
+    return _read_rest(region, anchor, index, weight, None)
+
+
+def _read_quantized(region: Region, anchor: Node, factors: Factors) -> _Convolution | str:
+    source, weight = factors.data.present_inputs[0], factors.weight
+    if source not in region.body.inputs or weight is None:
+        return "there are operations before the convolution"
+    if any(value is not None and value.constant is None for value in factors.data.inputs[1:]):
+        return "the input's scale or zero point is known only at run time"
+    index = region.body.inputs.index(source)
+    return _read_rest(region, anchor, index, weight.present_inputs[0], factors)
+
+
+def _read_rest(
+    region: Region, anchor: Node, index: int, weight: Value, factors: Factors | None
+) -> _Convolution | str:
+    operand, bias = region.inputs[index], anchor.input(2)
     unknown = {n for d in anchor.output.known_shape for n in symbols_of(d)} - set(region.symbols)
     if unknown:
         return f"the extent {min(unknown)} is known only after data was read"
@@ -138,7 +184,7 @@ def _read(region: Region) -> _Convolution | str:
         extents = operand.shape[2:]
         window = transposed_window(anchor.attributes, extents, kernel_of(anchor))
     group = int(anchor.attributes.get("group", 1))
-    return _Convolution(anchor, operand, index, window, weight, bias, group)
+    return _Convolution(anchor, operand, index, window, weight, bias, group, factors)
 
 
 class _Printer:
@@ -150,6 +196,9 @@ class _Printer:
         constant = None
         if bias is not None and bias.constant is not None:
             constant = bias.array.astype(np.float32)
+        scales = convolution.scales
+        if scales is not None and constant is None:
+            constant = np.zeros(scales.shape, np.float32)
         parts = split_body(region.body, convolution.anchor)
         self.epilogue: Epilogue = make_epilogue(region, parts, 1, constant)
         first = len(region.inputs) + len(region.outputs)
@@ -159,6 +208,10 @@ class _Printer:
         if self.epilogue.bias is not None:
             self.bias_pointer = first + len(self.packed)
             self.packed.append(np.ascontiguousarray(self.epilogue.bias, np.float32))
+        self.scale_pointer = -1
+        if scales is not None:
+            self.scale_pointer = first + len(self.packed)
+            self.packed.append(scales)
 
     def _pointer_of(self, weight: Value, first: int) -> int:
         if weight.constant is None:
@@ -199,6 +252,8 @@ class _Printer:
         )
         channel = self.dim(conv.operand.strides[1])
         value = load(conv.operand.dtype, "in", f"{offset} + c * {channel}")
+        if conv.zero:
+            value = f"(float)((int32_t){value} - {conv.zero})"
         weight_row, weight_step = self._weight_address(tap)
         weight = load(self._weight_dtype, "row", f"n * {weight_step}")
         lines += [
@@ -285,10 +340,15 @@ class _Printer:
             f"{self.dim(conv.operand.strides[1])};",
             f"const {self._weight_type} *const w = (const {self._weight_type} *)"
             f"p[{self.weight_pointer}] + {self._weight_base()};",
-            f"for (int64_t n = 0; n < count; n++) sum[n] = {self._start()};",
+            f"for (int64_t n = 0; n < count; n++) sum[n] = "
+            f"{self._start() if self.scale_pointer < 0 else '0.0f'};",
         ]
         positions = "".join(f", o{axis}" for axis in range(spatial))
         lines.append(f"@NAME@_sum(in, w, sum, count, d{positions});")
+        if self.scale_pointer >= 0:
+            scale = f"((const float *)p[{self.scale_pointer}])[column + n]"
+            scaled = f"sum[n] = sum[n] * {scale} + {self._start()};"
+            lines.append(f"for (int64_t n = 0; n < count; n++) {scaled}")
         pointers = "".join(f", {self._position(index)}" for index in range(self._access_count))
         lines += [f"@NAME@_finish(sum, count, d{pointers});", "}", "}"]
         return (
