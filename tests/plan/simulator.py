@@ -57,10 +57,45 @@ class Simulator:
     def run(self, inputs: Sequence[Array], symbols: Mapping[str, int] | None = None) -> list[Array]:
         """Return the graph's outputs, computed step by step in the arena."""
         memory = _Memory(self.plan, inputs, dict(symbols or {}))
-        for step, node in zip(self.plan.steps, self.nodes, strict=True):
+        self._run_steps(memory, 0, len(self.plan.steps), None)
+        return memory.results()
+
+    def _run_steps(self, memory: _Memory, first: int, last: int, around: int | None) -> None:
+        position = first
+        while position < last:
+            inner = next(
+                (
+                    index
+                    for index, loop in enumerate(self.plan.loops)
+                    if loop.first == position and loop.parent == around
+                ),
+                None,
+            )
+            if inner is not None:
+                self._run_loop(memory, inner)
+                position = self.plan.loops[inner].last
+                continue
+            step, node = self.plan.steps[position], self.nodes[position]
+            assert step.loop == around
             if all(memory.condition(binding) == value for binding, value in step.guard):
                 memory.run(step, node)
-        return memory.results()
+            position += 1
+
+    def _run_loop(self, memory: _Memory, index: int) -> None:
+        loop = self.plan.loops[index]
+        if not all(memory.condition(binding) == value for binding, value in loop.guard):
+            return
+        count = memory.number(loop.count)
+        if loop.limit is not None:
+            count = min(count, int(memory.view(loop.limit, Operand("i64", (), ()))))
+        for iteration in range(count):
+            if loop.condition is not None and not memory.condition(loop.condition):
+                break
+            memory.symbols[loop.symbol] = iteration
+            if loop.counter is not None:
+                memory.view(loop.counter, Operand("i64", (), ()))[...] = iteration
+            self._run_steps(memory, loop.first, loop.last, index)
+        memory.symbols[loop.symbol] = 0
 
 
 def symbol_values(graph: Graph, inputs: Sequence[Array]) -> dict[str, int]:

@@ -85,12 +85,12 @@ class NativeLoops(GraphPass):
     def _visit_loop(self, node: Node, root: Graph, known: frozenset[str]) -> bool:
         if is_native_loop(node):
             return False
-        if not _is_plannable(node, known):
+        if not is_plannable(node, known):
             self.count("loops that run as a whole")
             return self._run(node.body, root, known)
         _mark(node, root)
         self._run(node.body, root, known)
-        if not _is_plannable(node, known):  # an extent in the body depends on the iteration
+        if not is_plannable(node, known):  # an extent in the body depends on the iteration
             del root.ranges[loop_symbol(node)]
             node.body.inputs[0].content = None
             infer_node(node)
@@ -189,8 +189,14 @@ def _finish_scan(node: Node, graph: Graph, results: Sequence[Value], states: int
 # -- what can be planned -------------------------------------------------------------------------
 
 
-def _is_plannable(node: Node, known: frozenset[str]) -> bool:
-    """Whether every value of the body has extents over `known` symbols, carried ones unchanged."""
+def is_plannable(node: Node, known: frozenset[str] | None = None) -> bool:
+    """Whether every value of a Loop's body has extents that the inputs' shapes decide.
+
+    Those are extents over `known` symbols; by default over all but those that only data decides.
+    What is carried keeps its shape.
+    """
+    if node.op != "Loop":
+        return False
     body = node.body
     limit = node.input(0)
     if limit is None and is_counted(node):
@@ -227,10 +233,13 @@ def _values_inside(graph: Graph) -> Iterator[Value]:
     yield from graph.outputs
 
 
-def _is_known(value: Value, known: frozenset[str]) -> bool:
+def _is_known(value: Value, known: frozenset[str] | None) -> bool:
     if value.dtype is STRING or value.shape is None:
         return False
-    return all(symbols_of(dim) <= known for dim in value.shape)
+    symbols = frozenset[str]().union(*map(symbols_of, value.shape))
+    if known is None:
+        return not any(name.startswith("?") for name in symbols)
+    return symbols <= known
 
 
 # -- marking -------------------------------------------------------------------------------------

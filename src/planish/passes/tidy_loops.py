@@ -16,6 +16,7 @@ from planish.ir.rewrite import discard, replace_everywhere
 from planish.ops.content import contents
 from planish.ops.op import OPS
 from planish.passes.building import emit, integers
+from planish.passes.dead_code import DeadCode
 from planish.passes.graph_pass import GraphPass
 from planish.passes.inline_if import own_outputs
 from planish.passes.native_loops import is_counted, is_native_loop, scan_to_loop
@@ -223,6 +224,7 @@ def _keep(node: Node, graph: Graph, states: Sequence[int], stacks: Sequence[int]
     body.input_names = [f"input_{index}" for index in range(len(body.inputs))]
     body.outputs = [body.outputs[0], *(body.outputs[1 + place] for place in places)]
     body.output_names = [f"output_{index}" for index in range(len(body.outputs))]
+    DeadCode().run(body)  # what read inputs that are gone
     kept = [node.outputs[place] for place in places]
     outputs = [Value(graph.fresh_name(old.name), old.dtype, old.shape) for old in kept]
     inputs = [*node.inputs[:2], *(node.inputs[2 + place] for place in states)]

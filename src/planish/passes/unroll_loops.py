@@ -1,8 +1,10 @@
 """Writes a Loop or Scan with a small, known number of iterations out, one after the other.
 
 Slices of scanned inputs and stacks of results become views and a Concat, which cost nothing, and
-every operator of the body gets a kernel and may fuse across iterations. Loops whose number of
-iterations depends on data or on a symbolic extent stay as they are.
+every operator of the body gets a kernel and may fuse across iterations. A native loop runs as fast
+and is compiled in a fraction of the time (measured: a masked LSTM of 12 steps 8.2 us either way, 63
+kernels against 18), so only tiny ones are written out, and those that cannot become native or
+that depend on constants alone.
 """
 
 from __future__ import annotations
@@ -19,9 +21,11 @@ from planish.ops.content import contents
 from planish.ops.infer import infer_node
 from planish.passes.building import emit, integers
 from planish.passes.graph_pass import GraphPass, count_layers
+from planish.passes.native_loops import is_plannable
 
 MOST_ITERATIONS = 64
-MOST_NODES = 4096  # that one loop may become
+MOST_NODES = 4096  # that one loop may become which cannot be native
+FEW_NODES = 48  # that any loop may become
 
 
 class UnrollLoops(GraphPass):
@@ -82,7 +86,27 @@ def _is_small(node: Node, count: int) -> bool:
         return False  # stacks without elements: nothing to concatenate
     if count == 0 and node.op == "Scan":
         return False
-    return count <= MOST_ITERATIONS and count * count_layers(node.body) <= MOST_NODES
+    nodes = count * count_layers(node.body)
+    if nodes <= FEW_NODES and count <= MOST_ITERATIONS:
+        return True
+    if count > MOST_ITERATIONS or nodes > MOST_NODES:
+        return False
+    return not is_plannable(node) or not _reads_data(node)
+
+
+def _reads_data(node: Node) -> bool:
+    """Whether anything that is no constant goes into the loop."""
+    inside = set(node.body.inputs)
+    pending = [node.body]
+    found = list(node.present_inputs)
+    while pending:
+        graph = pending.pop()
+        inside.update(graph.inputs)
+        for inner in graph:
+            inside.update(inner.outputs)
+            found += inner.present_inputs
+            pending += inner.subgraphs
+    return any(not value.is_constant and value not in inside for value in found)
 
 
 def _is_true(value: Value) -> bool:
