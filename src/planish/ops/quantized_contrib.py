@@ -33,6 +33,7 @@ from planish.ops.pooling import AveragePool
 from planish.ops.quantize import dequantize, quantize
 from planish.ops.quantized_linear import scalar, signed, unsigned
 from planish.ops.sample_data import f32
+from planish.ops.softmax import softmax
 
 
 def real(inputs: Inputs, index: int) -> Array:
@@ -152,6 +153,36 @@ class QLinearLeakyRelu(_QuantizedUnary):
         x = unsigned(2, 3, 4), f32(0.05), scalar(128)
         y = f32(0.06), scalar(40)
         return [*super().samples(), Sample((*x, *y), {"alpha": 0.2}, (1, 2, 3, 4), name="alpha")]
+
+
+class QLinearSoftmax(_QuantizedUnary):
+    """Softmax of a quantized tensor, quantized.
+
+    Before `opset` 13, `axis` begins the part that is normalised as a whole.
+    """
+
+    name = "com.microsoft.QLinearSoftmax"
+    attributes: ClassVar[Mapping[str, Any]] = {"opset": REQUIRED, "axis": -1}
+    operations_per_element = 20
+
+    @classmethod
+    def reference(cls, inputs: Inputs, attributes: Attributes) -> list[Array]:
+        """Compute in float32."""
+        x, axis = real(inputs, 0), attributes["axis"]
+        if attributes["opset"] >= 13:
+            return [quantized(softmax(x, axis), inputs, 3)]
+        rows = int(np.prod(x.shape[: axis % x.ndim]))
+        return [quantized(softmax(x.reshape(rows, -1), 1).reshape(x.shape), inputs, 3)]
+
+    @classmethod
+    def samples(cls) -> list[Sample]:
+        """Return both meanings of the axis."""
+        x, y = (unsigned(2, 3, 4), f32(0.02), scalar(128)), (f32(1 / 256), scalar(0))
+        return [
+            Sample((*x, *y), {"opset": 13}, (1, 2, 3, 4), name="last"),
+            Sample((*x, *y), {"opset": 13, "axis": 1}, (1, 2, 3, 4), name="middle"),
+            Sample((*x, *y), {"opset": 12, "axis": 1}, (1, 2, 3, 4), name="flattened"),
+        ]
 
 
 def _channels_first(x: Array) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planish.ir.graph import Graph, Node, Value
+from planish.ir.graph import OPSET, Graph, Node, Value
 from planish.ir.rewrite import Rule
 from planish.passes.building import emit, finish
 from planish.passes.dequantized import has_known_parameters, quantized, real
@@ -10,8 +10,10 @@ from planish.passes.dequantized import has_known_parameters, quantized, real
 PREFIX = "com.microsoft.QLinear"
 # operator: number of tensors (each with scale and zero point) in front of the output's parameters
 TENSORS = {
-    "Add": 2, "Mul": 2, "Sigmoid": 1, "LeakyRelu": 1, "AveragePool": 1, "GlobalAveragePool": 1,
+    "Add": 2, "Mul": 2, "Sigmoid": 1, "LeakyRelu": 1, "Softmax": 1, "AveragePool": 1,
+    "GlobalAveragePool": 1,
 }  # fmt: skip
+AXIS_ALONE = 13  # the opset from which on Softmax normalises along one axis
 
 Operands = tuple[Value | None, ...]
 
@@ -39,7 +41,7 @@ class SplitQLinearOp(Rule):
         """See the class."""
         op = node.op.removeprefix(PREFIX)
         attributes = dict(node.attributes)
-        if attributes.pop("channels_last", 0):
+        if attributes.pop("channels_last", 0) or attributes.pop("opset", OPSET) < AXIS_ALONE:
             return False
         triples, (y_scale, y_zero) = _operands(node, op)
         if y_scale is None or not has_known_parameters([y_scale, y_zero]):
