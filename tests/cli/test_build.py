@@ -59,3 +59,10 @@ def test_tuning_with_a_cache(tmp_path: Path) -> None:
     assert json.loads(cache.read_text())["entries"]
     data = call_json("build", DIGITS, *options, "--tune", "cache")
     assert data["report"]["tuned"] == "cache"
+
+
+def test_a_saved_model(tmp_path: Path) -> None:
+    model = Path(__file__).parents[1] / "importers" / "saved_models" / "tf221" / "counter"
+    call("build", model, "-o", tmp_path / "m.plan", "--signature", "quiet", "--tune", "off")
+    assert [info.name for info in planish.load(tmp_path / "m.plan").inputs] == ["x"]
+    call("build", model, "-o", tmp_path / "n.plan", code=2)

@@ -90,3 +90,12 @@ def test_invalid_precision() -> None:
     call("compare", DIGITS, "--precision", "fp8", code=2)
     with pytest.raises(ConfigError):
         BuildConfig(precision="fp8")
+
+
+def test_a_saved_model_against_tensorflow() -> None:
+    pytest.importorskip("tensorflow")
+    model = Path(__file__).parents[1] / "importers" / "saved_models" / "tf221" / "control"
+    data = call_json("compare", model)
+    assert data["against"] == "tensorflow"
+    assert [row["output"] for row in data["outputs"]] == ["branch", "case", "loop"]
+    call("compare", DIGITS, "--against", "tensorflow", code=2)

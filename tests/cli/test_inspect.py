@@ -11,6 +11,8 @@ from tests.cli.command import call, call_json
 from tests.conftest import DIGITS
 from tests.quantize.random_quantized import QuantizedModel
 
+SAVED_MODELS = Path(__file__).parents[1] / "importers" / "saved_models" / "tf221"
+
 
 def test_model(tmp_path: Path) -> None:
     onnx.save(small_models.convolutions(), tmp_path / "m.onnx")
@@ -32,6 +34,14 @@ def test_graph_of_a_model(tmp_path: Path) -> None:
     onnx.save(small_models.convolutions(), tmp_path / "m.onnx")
     graph = parse_text(call("inspect", tmp_path / "m.onnx", "--graph"))
     assert any(node.op == "Region" for node in graph)
+
+
+def test_a_saved_model() -> None:
+    data = call_json("inspect", SAVED_MODELS / "counter", "--signature", "quiet")
+    assert data["layers_before"] == {"Mul": 1}
+    data = call_json("inspect", SAVED_MODELS / "two_tag_sets", "--tags", "gpu,train")
+    assert data["layers_before"] == {"Add": 1, "Mul": 1}
+    call("inspect", SAVED_MODELS / "counter", "--signature", "none", code=2)
 
 
 def test_engine(digits_plan: Path, digits_engine: Engine) -> None:

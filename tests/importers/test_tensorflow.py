@@ -285,6 +285,15 @@ def test_a_huge_constant_is_refused() -> None:
         read_graph_def(proto.SerializeToString())
 
 
+def test_the_file_inside_the_folder_means_the_folder(tmp_path: Path) -> None:
+    assert read_model(AFFINE / "saved_model.pb").input_names == ["alpha", "x"]
+    shutil.copytree(AFFINE, tmp_path / "1")
+    with pytest.raises(ModelError, match=r"did you mean .*1\?"):
+        read_model(tmp_path)
+    with pytest.raises(ConfigError, match="only SavedModel folders"):
+        read_model(FOLDER / "tf213" / "frozen.pb", signature="x")
+
+
 def test_reading_imports_no_tensorflow() -> None:
     program = (
         "import sys; from planish.importers.importer import read_model; "

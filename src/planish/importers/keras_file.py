@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ def _is_keras_3(tensorflow: Any) -> bool:
 
 
 def _tensorflow(path: Path) -> Any:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is loaded
     try:
         return importlib.import_module("tensorflow")
     except ImportError as error:
