@@ -763,6 +763,70 @@ def _qdq(version: str, low: Array, high: Array, signed: bool, **more: Any) -> Ca
     )
 
 
+def _networks() -> None:
+    """Blocks of layers, spelled as Keras 3 does; tests look at what the passes make of them."""
+
+    def norm(tf: Any, a: Any, seed: int) -> Any:
+        channels = a.shape[-1]
+        gamma, beta, mean = (floats(channels, seed=seed + i) for i in range(3))
+        variance = floats(channels, low=0.5, seed=seed + 3)
+        inverse = tf.math.rsqrt(tf.reshape(variance, (1, 1, 1, channels)) + 1e-3)
+        inverse = inverse * tf.reshape(gamma, (1, 1, 1, channels))
+        return a * inverse + (tf.reshape(beta, (1, 1, 1, channels)) - mean * inverse)
+
+    def image(tf: Any, a: Any) -> Any:
+        x = tf.nn.conv2d(
+            tf.pad(a, [[0, 0], [1, 1], [1, 1], [0, 0]]), floats(3, 3, 3, 8), 2, "VALID"
+        )
+        x = tf.nn.relu6(norm(tf, x, 1))
+        y = tf.nn.depthwise_conv2d(x, floats(3, 3, 8, 1), (1, 1, 1, 1), "SAME")
+        y = tf.nn.swish(norm(tf, y, 5))
+        gate = tf.reshape(tf.reduce_mean(y, (1, 2)), (-1, 1, 1, 8))
+        gate = tf.nn.relu(
+            tf.nn.bias_add(tf.nn.conv2d(gate, floats(1, 1, 8, 4), 1, "SAME"), floats(4))
+        )
+        gate = tf.sigmoid(
+            tf.nn.bias_add(tf.nn.conv2d(gate, floats(1, 1, 4, 8), 1, "SAME"), floats(8))
+        )
+        y = norm(tf, tf.nn.conv2d(y * gate, floats(1, 1, 8, 8), 1, "SAME"), 9) + x
+        y = tf.concat([y, tf.nn.max_pool2d(y, 3, 1, "SAME")], -1)
+        y = tf.nn.conv2d(y[:, 1:, 1:], floats(1, 1, 16, 4), 1, "SAME")
+        return tf.nn.softmax(tf.reduce_mean(tf.nn.relu(y), (1, 2)) * 0.1)
+
+    case("network_image", image, floats(2, 12, 14, 3), shapes=[(None, 12, 14, 3)], tolerance=1e-4)
+
+    def rows(tf: Any, a: Any, seed: int) -> Any:
+        mean = tf.reduce_mean(a, -1, keepdims=True)
+        variance = tf.reduce_mean(tf.math.squared_difference(a, mean), -1, keepdims=True)
+        inverse = tf.math.rsqrt(variance + 1e-6) * tf.reshape(floats(8, seed=seed), (1, 1, 8))
+        shift = -mean * inverse + tf.reshape(floats(8, seed=seed + 1), (1, 1, 8))
+        return a * inverse + shift
+
+    def encoder(tf: Any, a: Any) -> Any:
+        def heads(seed: int) -> Any:
+            kernel, bias = floats(8, 2, 4, seed=seed), floats(2, 4, seed=seed)
+            return tf.einsum("abc,cde->abde", a, kernel) + bias
+
+        query, key, value = heads(1) * 0.5, heads(2), heads(3)
+        scores = tf.nn.softmax(tf.einsum("aecd,abcd->acbe", key, query))
+        mixed = tf.einsum("acbe,aecd->abcd", scores, value)
+        x = rows(tf, a + tf.einsum("abcd,cde->abe", mixed, floats(2, 4, 8)) + floats(8), 4)
+        y = tf.tensordot(x, floats(8, 16), 1) + floats(16)
+        y = 0.5 * y * tf.math.erfc(-y * float(np.sqrt(0.5)))
+        return rows(tf, x + tf.tensordot(y, floats(16, 8), 1), 6)
+
+    case("network_encoder", encoder, floats(2, 5, 8), shapes=[(None, 5, 8)], tolerance=1e-4)
+
+    def signal(tf: Any, a: Any) -> Any:
+        x = tf.nn.relu(tf.nn.conv1d(a, floats(3, 4, 6), 2, "SAME") * floats(6) + floats(6))
+        x = tf.nn.convolution(
+            tf.pad(x, [[0, 0], [4, 0], [0, 0]]), floats(3, 6, 5), 1, "VALID", dilations=2
+        )
+        return tf.reduce_max(tf.nn.tanh(tf.nn.bias_add(x, floats(5))), 1)
+
+    case("network_signal", signal, floats(2, 20, 4), shapes=[(None, 20, 4)], tolerance=1e-4)
+
+
 for _family in (
     _pointwise,
     _reduce,
@@ -772,6 +836,7 @@ for _family in (
     _gathering,
     _images,
     _quantized,
+    _networks,
 ):
     _family()
 

@@ -58,6 +58,8 @@ def wrap_nodes(graph: Graph, nodes: Sequence[Node], kind: str) -> Node:
     """
     inside = set(nodes)
     body = Graph(kind.lower())
+    for value in (each for node in nodes for each in (*node.present_inputs, *node.outputs)):
+        body.reserve_name(value.name)
     mapping: dict[Value, Value] = {}
     operands: list[Value] = []
     for node in nodes:
