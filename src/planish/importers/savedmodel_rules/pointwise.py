@@ -8,6 +8,7 @@ import numpy as np
 
 from planish.importers.tensorflow_builder import Builder, rule
 from planish.importers.tensorflow_graph import TfNode
+from planish.ir.dtypes import STRING
 from planish.ir.graph import Value
 
 # TensorFlow's operation to the operator that computes the same
@@ -27,7 +28,10 @@ SAME = {
 
 @rule(*SAME)
 def same(node: TfNode, builder: Builder) -> Value:
-    """Emit the operator of the same meaning."""
+    """Emit the operator of the same meaning; of strings only equality has one."""
+    for index, value in enumerate(builder.inputs):
+        if value.dtype is STRING and node.op != "Equal":
+            builder.refuse(f"input {index} is a string")
     return builder.emit(SAME[node.op], *builder.inputs)
 
 
