@@ -1,10 +1,12 @@
 """AMX kernels layer by layer: every configuration's speed, its share of the measured peak.
 
-usage: python amx.py [--json FILE] [--only PART...] [--seconds 1.2] [--core N] [--openvino]
+usage: python amx.py [--precision bf16|int8] [--json FILE] [--only PART...] [--seconds 1.2]
+                     [--core N] [--openvino]
                      [--emulate]     (no AMX: runs the emulation for a moment, to test this script)
 
 Layers: ResNet-50's distinct convolutions at batch 1, the matrix products of BERT-base (128 tokens)
-and ViT-B/16 (197 tokens), all bf16 with their epilogues. For each layer every configuration that
+and ViT-B/16 (197 tokens), with their epilogues, all bf16 or all int8 (u8 or i8 data, i8 weights
+and results). For each layer every configuration that
 the AMX tactics propose and the first three of the AVX-512 GEMM are compiled, compared with the
 numpy reference, and then timed interleaved on one core:
 
@@ -38,7 +40,7 @@ from amx_layers import LAYERS, ROOT, Layer
 
 from planish.backends.cpu.device import detect
 
-AMX = frozenset(("amx_tile", "amx_bf16"))
+AMX = {"bf16": ("amx_tile", "amx_bf16"), "int8": ("amx_tile", "amx_bf16", "amx_int8")}
 WORKER = str(ROOT / "benchmarks" / "amx_worker.py")
 LIMIT = 90  # seconds of one process
 
@@ -55,7 +57,8 @@ class Child:
         """Start and wait until the kernels are compiled; return what went wrong."""
         command = [sys.executable, WORKER, "--layer", self.layer.name,
                    "--skip", json.dumps(self.skip), "--core", str(self.arguments.core),
-                   "--seconds", str(self.arguments.seconds)]  # fmt: skip
+                   "--seconds", str(self.arguments.seconds),
+                   "--precision", self.arguments.precision]  # fmt: skip
         command += ["--emulate"] if self.arguments.emulate else []
         command += ["--openvino"] if self.arguments.openvino else []
         environment = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
@@ -205,7 +208,8 @@ def totals(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def measure_peak(arguments: argparse.Namespace) -> dict[str, float]:
     """Measure the peak in a process of its own."""
-    command = [sys.executable, WORKER, "--peak", "--core", str(arguments.core)]
+    command = [sys.executable, WORKER, "--peak", "--core", str(arguments.core),
+               "--precision", arguments.precision]  # fmt: skip
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except subprocess.TimeoutExpired:
@@ -233,6 +237,7 @@ def machine() -> dict[str, Any]:
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--precision", choices=tuple(AMX), default="bf16")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--only", nargs="*", default=[], help="parts of layers' names")
     parser.add_argument("--seconds", type=float, default=1.2, help="of timing a layer")
@@ -247,10 +252,14 @@ def main() -> None:
     """Read the arguments, measure, print, write JSON."""
     arguments = read_arguments()
     started = time.monotonic()
-    report: dict[str, Any] = {"machine": machine(), "layers": []}
+    report: dict[str, Any] = {
+        "machine": machine(), "precision": arguments.precision, "layers": [],
+    }  # fmt: skip
     print(json.dumps(report["machine"]), flush=True)
-    if not arguments.emulate and not detect().has(*AMX):
-        raise SystemExit("this CPU has no AMX for bf16 (or the system forbids it): nothing to do")
+    if not arguments.emulate and not detect().has(*AMX[arguments.precision]):
+        raise SystemExit(
+            f"this CPU has no AMX for {arguments.precision} (or the system forbids it)"
+        )
     report["peak"] = {} if arguments.emulate else measure_peak(arguments)
     parts = arguments.only or [""]
     layers = [layer for layer in LAYERS if any(part in layer.name for part in parts)]

@@ -13,7 +13,7 @@ if str(ROOT / "src") not in sys.path:
 import ml_dtypes  # noqa: E402
 import numpy as np  # noqa: E402
 
-from planish.ir.dtypes import BF16  # noqa: E402
+from planish.ir.dtypes import BF16, I8, U8, DType  # noqa: E402
 from planish.ir.graph import Graph, Node, Value  # noqa: E402
 from planish.ir.layout import Layout  # noqa: E402
 from planish.ops.infer import infer_node  # noqa: E402
@@ -109,35 +109,76 @@ def add(graph: Graph, op: str, inputs: list[Value], **attributes: object) -> Val
     return value
 
 
-def region_of(layer: Layer) -> Region:
-    """Return a layer's region with random weights."""
-    random, graph = np.random.default_rng(1), Graph("layer")
+class Builder:
+    """Builds a layer in one precision: the same operators, with what stands around them."""
 
-    def constant(*shape: int, scale: float = 1.0) -> Value:
-        return graph.constant((random.standard_normal(shape) * scale).astype(NUMPY))
+    def __init__(self, precision: str) -> None:
+        self.integers = precision == "int8"
+        self.random, self.graph = np.random.default_rng(1), Graph("layer")
 
+    def operand(self, name: str, shape: tuple[int, ...], dtype: DType = U8) -> Value:
+        """Return an input, as real numbers."""
+        if not self.integers:
+            return self.graph.add_input(name, BF16, shape)
+        return self._real(self.graph.add_input(name, dtype, shape), np.float32(0.02), 0)
+
+    def weights(self, *shape: int, axis: int) -> Value:
+        """Return constant weights, as real numbers."""
+        scale = (np.prod(shape) / shape[axis]) ** -0.5
+        if not self.integers:
+            return self.graph.constant((self.random.standard_normal(shape) * scale).astype(NUMPY))
+        numbers = self.random.integers(-127, 128, shape).astype(np.int8)
+        scales = self.random.uniform(0.5, 1.5, shape[axis]).astype(np.float32) * scale / 64
+        return self._real(self.graph.constant(numbers), scales.astype(np.float32), axis)
+
+    def bias(self, columns: int) -> Value:
+        numbers = self.random.standard_normal(columns)
+        return self.graph.constant(numbers.astype(np.float32 if self.integers else NUMPY))
+
+    def result(self, value: Value) -> Value:
+        """Return what the layer writes."""
+        if not self.integers:
+            return value
+        parameters = [np.array(0.05, np.float32), np.array(0, np.int8)]
+        return add(self.graph, "QuantizeLinear", [value, *map(self.graph.constant, parameters)])
+
+    def _real(self, value: Value, scale: np.ndarray, axis: int) -> Value:
+        given = [value, self.graph.constant(np.asarray(scale, np.float32))]
+        return add(self.graph, "DequantizeLinear", given, axis=axis)
+
+
+def region_of(layer: Layer, precision: str = "bf16") -> Region:
+    """Return a layer's region with random weights, in bf16 or int8."""
+    build = Builder(precision)
+    graph = build.graph
     layouts = {}
     if layer.rows:
-        x = graph.add_input("x", BF16, (layer.rows, layer.channels))
-        weights = constant(layer.channels, layer.outputs, scale=layer.channels**-0.5)
-        y = add(graph, "MatMul", [x, weights])
-        y = add(graph, "Add", [y, constant(layer.outputs)])
+        x = build.operand("x", (layer.rows, layer.channels), I8)
+        y = add(graph, "MatMul", [x, build.weights(layer.channels, layer.outputs, axis=1)])
+        y = add(graph, "Add", [y, build.bias(layer.outputs)])
     else:
         k, pad = layer.kernel, layer.kernel // 2
-        x = graph.add_input("x", BF16, (1, layer.channels, layer.size, layer.size))
+        x = build.operand("x", (1, layer.channels, layer.size, layer.size))
         layouts["x"] = Layout((0, 2, 3, 1), ((0, 0), (0, 0), (pad, pad), (pad, pad)))
-        scale = (layer.channels * k * k) ** -0.5
-        weights = constant(layer.outputs, layer.channels, k, k, scale=scale)
-        y = add(graph, "Conv", [x, weights, constant(layer.outputs)], kernel_shape=(k, k),
+        weights = build.weights(layer.outputs, layer.channels, k, k, axis=0)
+        y = add(graph, "Conv", [x, weights, build.bias(layer.outputs)], kernel_shape=(k, k),
                 pads=(pad,) * 4, strides=(layer.stride,) * 2, dilations=(1, 1))  # fmt: skip
     if layer.epilogue == "residual":
-        y = add(graph, "Add", [y, graph.add_input("r", BF16, y.known_shape)])
+        y = add(graph, "Add", [y, build.operand("r", y.known_shape)])
     if layer.epilogue == "gelu":
         y = add(graph, "Gelu", [y])
     elif layer.epilogue and not layer.rows:
         y = add(graph, "Relu", [y])
-    graph.add_output(y)
+    graph.add_output(build.result(y))
     for value in (*graph.inputs, *graph.outputs):
         if not layer.rows:
             layouts.setdefault(value.name, Layout.channels_last(4))
     return make_region(graph, "MatMul" if layer.rows else "Conv", layouts)
+
+
+def random_input(value: Value, random: np.random.Generator) -> np.ndarray:
+    """Return random numbers of an input's type."""
+    if value.dtype.is_float:
+        return random.standard_normal(value.known_shape).astype(value.dtype.numpy)
+    info = np.iinfo(value.dtype.numpy)
+    return random.integers(info.min, info.max + 1, value.known_shape).astype(value.dtype.numpy)

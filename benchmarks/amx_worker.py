@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from amx_layers import LAYERS, NUMPY, ROOT, Layer, region_of
+from amx_layers import LAYERS, NUMPY, ROOT, Layer, random_input, region_of
 
 from planish.backends.cpu.codegen.compile import compile_source
 from planish.backends.cpu.codegen.driver import prelude_text
@@ -39,7 +39,10 @@ from planish.ops.tolerance import mismatch, tolerance_of
 from planish.tactics.tactic import Kernel
 from planish.tactics.target import Target
 
-AMX = frozenset(("amx_tile", "amx_bf16"))
+AMX = {
+    "bf16": frozenset(("amx_tile", "amx_bf16")),
+    "int8": frozenset(("amx_tile", "amx_bf16", "amx_int8")),
+}
 EMULATION = ROOT / "tests" / "backends" / "cpu" / "amx_emulation.h"
 
 # -- running kernels -----------------------------------------------------------------------------
@@ -174,12 +177,14 @@ class Entry:
 class Bench:
     """The compiled kernels of one layer, and memory for them."""
 
-    def __init__(self, layer: Layer, target: Target, skip: set[str], emulate: bool) -> None:
-        self.layer, self.target, self.region = layer, target, region_of(layer)
+    def __init__(
+        self, layer: Layer, target: Target, skip: set[str], emulate: bool, precision: str
+    ) -> None:
+        self.layer, self.target = layer, target
+        self.region = region_of(layer, precision)
         self.entries = [e for e in self._entries() if e.label not in skip]
         random = np.random.default_rng(2)
-        self.inputs = [random.standard_normal(v.known_shape).astype(NUMPY)
-                       for v in self.region.body.inputs]  # fmt: skip
+        self.inputs = [random_input(v, random) for v in self.region.body.inputs]
         self.expected = run_graph(self.region.body, self.inputs)[0]
         self.function = self._compile(EMULATION.read_text() if emulate else "")
 
@@ -218,7 +223,8 @@ class Bench:
         """Place operands and copies of the weights; more copies than L2 holds."""
         layouts = [v.layout for v in (*self.region.node.inputs, *self.region.node.outputs)]
         operands = (*self.region.inputs, *self.region.outputs)
-        sizes = [int(la.elements(o.shape)) * 2 for la, o in zip(layouts, operands, strict=True)]
+        sizes = [int(la.elements(o.shape)) * o.dtype.itemsize
+                 for la, o in zip(layouts, operands, strict=True)]  # fmt: skip
         weights = max(sum(a.nbytes for a in e.kernel.packed) for e in self.entries)
         copies = min(48, 2 + 2 * self.target.l2 // max(weights, 1))
         total = sum(sizes) + (copies * weights + (1 << 14)) * len(self.entries)
@@ -230,11 +236,12 @@ class Bench:
         for layout, operand, size in zip(layouts, operands, sizes, strict=True):
             memory = arena.take(size)
             memory[...] = 0
-            first = int(layout.origin(operand.shape)) * 2
+            dtype = operand.dtype.numpy
+            first = int(layout.origin(operand.shape)) * dtype.itemsize
             addresses.append(memory.ctypes.data + first)
-            strides = [int(s) * 2 for s in layout.strides(operand.shape)]
+            strides = [int(s) * dtype.itemsize for s in layout.strides(operand.shape)]
             view = np.lib.stride_tricks.as_strided(
-                memory[first:].view(NUMPY), operand.shape, strides
+                memory[first:].view(dtype), operand.shape, strides
             )
             self.keep.append(view)
         self.views = self.keep[1:]
@@ -265,9 +272,14 @@ class Bench:
 
     def check(self, index: int) -> str | None:
         """Return what differs from the reference."""
-        self.output[...] = np.nan
+        self.output[...] = np.nan if self.output.dtype == NUMPY else 77
         self.run(index, 1, False)
-        return mismatch(np.array(self.output), self.expected, tolerance_of(BF16))
+        got = np.array(self.output)
+        if got.dtype == NUMPY:
+            return mismatch(got, self.expected, tolerance_of(BF16))
+        steps = np.abs(got.astype(np.int64) - self.expected)
+        wrong = steps.max() > 1 or (steps > 0).mean() > 0.001
+        return f"{(steps > 0).sum()} differ, by up to {steps.max()}" if wrong else None
 
 
 # -- the process of one layer --------------------------------------------------------------------
@@ -327,28 +339,43 @@ def measure(bench: Bench, seconds: float, preferred: int) -> list[dict[str, Any]
     return results
 
 
-def openvino_time(layer: Layer) -> float | None:
-    """Return the median microseconds of OpenVINO's own kernel in bf16, if it is installed."""
+def openvino_time(layer: Layer, precision: str) -> float | None:
+    """Return the median microseconds of OpenVINO's own kernel, if it is installed.
+
+    For int8 its transformations make integers of what stands between FakeQuantize operations.
+    """
     try:
         import openvino
         from openvino import opset13 as ops
     except ImportError:
         return None
     random = np.random.default_rng(1)
+
+    def quantized(value: Any, low: float, high: float) -> Any:
+        if precision != "int8":
+            return value
+        bounds = [ops.constant(np.array(bound, np.float32)) for bound in (low, high, low, high)]
+        return ops.fake_quantize(value, *bounds, 255 if low == -high else 256)
+
     if layer.rows:
         x = ops.parameter([layer.rows, layer.channels], np.float32)
         w = random.standard_normal((layer.channels, layer.outputs)).astype(np.float32)
-        y = ops.matmul(x, ops.constant(w), False, False)
+        weights = quantized(ops.constant(w), -4.0, 4.0)
+        y = ops.matmul(quantized(x, -4.0, 4.0 * 127 / 128), weights, False, False)
         y = ops.add(y, ops.constant(np.ones((1, layer.outputs), np.float32)))
         y = ops.gelu(y, "erf") if layer.epilogue == "gelu" else y
     else:
         k, pad = layer.kernel, layer.kernel // 2
         x = ops.parameter([1, layer.channels, layer.size, layer.size], np.float32)
         w = random.standard_normal((layer.outputs, layer.channels, k, k)).astype(np.float32)
-        y = ops.convolution(x, ops.constant(w), [layer.stride] * 2, [pad] * 2, [pad] * 2, [1, 1])
+        weights = quantized(ops.constant(w), -4.0, 4.0)
+        y = ops.convolution(quantized(x, 0.0, 4.0), weights, [layer.stride] * 2, [pad] * 2,
+                            [pad] * 2, [1, 1])  # fmt: skip
         y = ops.add(y, ops.constant(np.ones((1, layer.outputs, 1, 1), np.float32)))
         y = ops.relu(y) if layer.epilogue else y
-    properties = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "bf16",
+    y = quantized(y, 0.0, 64.0)
+    hint = "f32" if precision == "int8" else "bf16"
+    properties = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": hint,
                   "PERF_COUNT": True}  # fmt: skip
     request = (
         openvino.Core()
@@ -367,21 +394,22 @@ def openvino_time(layer: Layer) -> float | None:
 def worker(arguments: argparse.Namespace) -> None:
     """Prepare, wait for a line on standard input, measure, print the result."""
     layer = next(layer for layer in LAYERS if layer.name == arguments.layer)
-    target = target_of(arguments.emulate)
-    bench = Bench(layer, target, set(json.loads(arguments.skip)), arguments.emulate)
+    target = target_of(arguments.emulate, arguments.precision)
+    skip = set(json.loads(arguments.skip))
+    bench = Bench(layer, target, skip, arguments.emulate, arguments.precision)
     say(ready=len(bench.entries))
     sys.stdin.readline()
     bench.allocate()
     seconds = 0.0 if arguments.emulate else arguments.seconds
     results = measure(bench, seconds, arguments.core)
-    other = openvino_time(layer) if arguments.openvino else None
+    other = openvino_time(layer, arguments.precision) if arguments.openvino else None
     say(result=results, openvino_us=other)
 
 
-def target_of(emulate: bool) -> Target:
+def target_of(emulate: bool, precision: str = "bf16") -> Target:
     """Return this machine with one thread."""
     here = detect(threads=1)
-    return replace(here, features=here.features | AMX) if emulate else here
+    return replace(here, features=here.features | AMX[precision]) if emulate else here
 
 
 # -- the peak ------------------------------------------------------------------------------------
@@ -460,8 +488,11 @@ PLACES = {  # bytes of a, stride, bytes of b
 
 def peak(arguments: argparse.Namespace) -> None:
     """Print GFLOP/s of products alone and with loads, of random numbers (zeros are faster)."""
+    integers = arguments.precision == "int8"
+    source = PEAK.replace("_tile_dpbf16ps", "_tile_dpbusd") if integers else PEAK
+    each = 2048 if integers else 1024  # operations of a row in a product, halved
     with tempfile.NamedTemporaryFile(suffix=".so") as file:
-        file.write(compile_source(PEAK, compile_flags(target_of(False).features)))
+        file.write(compile_source(source, compile_flags(target_of(False).features)))
         file.flush()
         library = ctypes.CDLL(file.name)
     library.registers.restype = library.blocks.restype = ctypes.c_double
@@ -479,7 +510,7 @@ def peak(arguments: argparse.Namespace) -> None:
         return min(times)
 
     def registers(rows: int) -> float:
-        return rows * 1024 / best(library.registers, rows, 8000, a.ctypes.data) / 1e9
+        return rows * each / best(library.registers, rows, 8000, a.ctypes.data) / 1e9
 
     found = {"registers_zeros": registers(16)}
     random = np.random.default_rng(4)
@@ -495,13 +526,14 @@ def peak(arguments: argparse.Namespace) -> None:
                 time = best(library.blocks, rows, count, a.ctypes.data, a_bytes, stride,
                             b.ctypes.data, b_bytes, prefetch)  # fmt: skip
                 key = f"{place}_rows{rows}{'_prefetch' if prefetch else ''}"
-                found[key] = rows * 1024 / time / 1e9
+                found[key] = rows * each / time / 1e9
     say(peak={key: round(value, 1) for key, value in found.items()})
 
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layer")
+    parser.add_argument("--precision", choices=("bf16", "int8"), default="bf16")
     parser.add_argument("--peak", action="store_true")
     parser.add_argument("--skip", default="[]")
     parser.add_argument("--seconds", type=float, default=1.2)
