@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from planish.config import Profile
-from planish.errors import ModelError, PlanishError, UnsupportedOperatorError
+from planish.errors import GraphError, ModelError, PlanishError, UnsupportedOperatorError
 from planish.importers.onnx_inputs import BATCH, SymbolTable
 from planish.importers.profiles import apply_profiles, default_ranges
 from planish.importers.savedmodel_rules import RULES
@@ -163,6 +163,9 @@ class _Importer:
             return _ALL_MISSING
         except Refusal as refusal:
             self.refused += refusal.nodes
+            return _ALL_MISSING
+        except GraphError as error:  # a rule asked for a rank that nobody knows
+            self.refused.append(f"{node.name} ({node.op}): {error.what}")
             return _ALL_MISSING
 
     def outputs_of(
