@@ -97,6 +97,8 @@ class AheadBuilder:
         """Build every engine for the shapes that it was calibrated with."""
         wanted: dict[str, list[Profiles]] = {}
         for name, batches in self._collected.items():
+            if not batches:
+                continue  # nothing that was calibrated with came here
             shapes = tuple(array.shape for array in batches[0])
             wanted[name] = [implicit_batch_profiles(shapes, self._engines[name].settings)]
         self._build(wanted, time_budget)

@@ -276,7 +276,7 @@ use_calibration, allow_build_at_runtime
 
     # -- building and calibrating -----------------------------------------------------------------
 
-    def build(self, input_fn: InputFunction) -> None:
+    def build(self, input_fn: InputFunction | None) -> None:
         """Build engines for the shapes of some inputs.
 
         Parameters
@@ -329,7 +329,9 @@ use_calibration, allow_build_at_runtime
         with self._ahead.collecting():
             for given in input_fn():
                 call_with(self._converted_func, given)
-        self._calibrated = True
+                self._calibrated = True
+        if not self._calibrated:
+            raise RuntimeError("calibration_input_fn gave no inputs to calibrate with")
 
     # -- saving and looking -----------------------------------------------------------------------
 

@@ -84,9 +84,9 @@ def engine_resource(name: str, filename: str, max_engines: int) -> Any:
     max_engines : int
         Capacity of the engine's cache.
     """
-    trackable = internal("python.trackable.resource").TrackableResource
+    base: Any = internal("python.trackable.resource").TrackableResource
 
-    class EngineResource(trackable):  # type: ignore[misc]
+    class EngineResource(base):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             asset = tensorflow().saved_model.Asset(filename)

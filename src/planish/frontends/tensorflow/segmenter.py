@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 # operations that compute nothing: they join a segment but do not make it worth an engine
 WEIGHTLESS = frozenset({"Identity", "Snapshot", "StopGradient"})
+# operations that move no data: a segment of nothing else is not worth an engine
+VIEWS = WEIGHTLESS | {"Reshape", "Squeeze", "ExpandDims"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ def find_segments(
     candidates : iterable of str
         Names of nodes that an engine could compute.
     minimum_size : int
-        Least number of effective nodes of a segment; -1 gives no segments.
+        Least number of effective nodes of a segment, as TF-TRT counts them: constants do,
+        identities do not. -1 gives no segments.
     max_segments : int, optional
         Keep at most so many, the largest.
 
@@ -77,6 +80,8 @@ def find_segments(
 
 
 def _effective_size(group: Sequence[str], by_name: Mapping[str, SegmentNode]) -> int:
+    if all(by_name[name].op in VIEWS for name in group):
+        return 0
     members = sum(by_name[name].op not in WEIGHTLESS for name in group)
     read = {source for name in group for source in by_name[name].inputs}
     return members + sum(by_name[name].op == "Const" for name in read)

@@ -20,7 +20,7 @@ BORDER_TYPES = ("bool", "int8", "float16", "float32", "int32")
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _HARMLESS = ("While", "If", "Case", *_CALLS)  # marked as stateful whatever their bodies do
 _BRANCHES = ("Switch", "RefSwitch", "Enter", "RefEnter")
-_INTEGER_PRODUCTS = ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3")
+_NOT_FOR_INTEGERS = ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "BiasAdd")
 _UNCOUNTED = ("Const", "NoOp", "Placeholder")  # neither inside nor outside: nothing to compute
 
 
@@ -178,8 +178,8 @@ def _unfit(view: GraphView, name: str) -> str | None:
     operation = view.operation(name)
     if operation.op_def.is_stateful and operation.type not in _HARMLESS:
         return "an operation with state"
-    if operation.type in _INTEGER_PRODUCTS and operation.outputs[0].dtype.is_integer:
-        return "a matrix product of integers"
+    if operation.type in _NOT_FOR_INTEGERS and operation.outputs[0].dtype.is_integer:
+        return "TF-TRT converts it for floating point only"
     for tensor in operation.outputs:
         if tensor.dtype.name in ("string", "resource"):
             return f"its result is a {tensor.dtype.name}"
@@ -231,4 +231,4 @@ def _described(view: GraphView, tensor: tuple[str, int]) -> str:
 def _too_small(minimum_size: int) -> str:
     if minimum_size == -1:
         return "minimum_segment_size=-1 converts nothing"
-    return f"its segment has fewer than {minimum_size} operations"
+    return f"too small a segment (minimum_segment_size={minimum_size})"
