@@ -12,10 +12,14 @@ the product becomes, and the tensors between such regions are integers too.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from planish.ir.dtypes import BF16, F16, F32, I8, U8
 from planish.ir.graph import Node, Value
+
+Array = np.ndarray[Any, Any]
 
 DEQUANTIZE, QUANTIZE = "DequantizeLinear", "QuantizeLinear"
 EIGHT_BITS = (I8, U8)
@@ -76,6 +80,9 @@ def product_reason(node: Node) -> str | None:
         return "its data are a vector"
     if not is_single(data.input(1)) or not is_single(data.input(2)):
         return "its data have more than one scale or zero point"
+    zero = data.input(2)
+    if node.op == "Conv" and zero is not None and not zero.is_constant:
+        return "the zero point of its data is known only when it runs"
     return _weight_reason(node, weight)
 
 
@@ -84,8 +91,27 @@ def _weight_reason(node: Node, weight: Node) -> str | None:
     parameters = [value for value in weight.inputs[1:] if value is not None]
     if not w.is_constant or not all(value.is_constant for value in parameters):
         return "its weights, or their scales, are not constant"
-    if all(is_single(value) for value in parameters):
-        return None
+    if not all(is_single(value) for value in parameters):
+        reason = _axis_reason(node, weight, w)
+        if reason is not None:
+            return reason
+    if not fits_bytes(w.array, weight.input(2), output_axis(node, w.rank)):
+        return "its weights minus their zero points exceed eight bits"
+    return None
+
+
+def fits_bytes(weights: Array, zero: Value | None, axis: int) -> bool:
+    """Whether weights minus their zero points (constants along `axis`) lie in [-128, 127]."""
+    signed = weights.dtype == np.int8
+    if weights.size == 0 or (signed and (zero is None or not zero.array.any())):
+        return True
+    offset = np.zeros(1, np.int16) if zero is None else zero.array.astype(np.int16).reshape(-1)
+    others = tuple(each for each in range(weights.ndim) if each != axis)
+    low, high = weights.min(axis=others), weights.max(axis=others)
+    return bool((low - offset >= -128).all() and (high - offset <= 127).all())
+
+
+def _axis_reason(node: Node, weight: Node, w: Value) -> str | None:
     if weight.attributes["block_size"]:
         return "its weights have a scale for each block"
     if int(weight.attributes["axis"]) % w.rank != output_axis(node, w.rank):
