@@ -36,6 +36,7 @@ CASES = [
     Quantized("3x3", (2, 32, 7, 7), 96, (3, 3), pad=1, epilogue=("residual", "Relu")),
     Quantized("3x3 zero", (1, 16, 9, 19), 40, (3, 3), pad=1, zero=131, weight_zero=1),
     Quantized("3x3 stride", (1, 16, 14, 18), 24, (3, 3), data="i8", pad=1, stride=2, zero=-4),
+    Quantized("stem", (1, 3, 24, 22), 64, (7, 7), data="i8", pad=3, stride=2, epilogue=RELU),
     Quantized("unsigned", (1, 24, 8, 8), 20, (3, 3), weights="u8", weight_zero=128, pad=1),
     Quantized("float out", (1, 20, 8, 8), 17, (3, 3), result="f32"),
     Quantized("heavy", (1, 20, 8, 8), 17, (3, 3), pad=1, epilogue=("Sigmoid",), result="u8"),
@@ -122,5 +123,5 @@ def test_refusals_give_reasons() -> None:
 
     plain = Quantized("plain", (1, 32, 7, 7), 16, (3, 3), pad=1)
     assert "no AMX for u8" in reason(plain, Target("cpu", WIDE))
-    assert "runs of 21" in reason(Quantized("odd", (1, 7, 9, 9), 16, (3, 3), pad=1))
+    assert "runs of 7" in reason(Quantized("odd", (1, 7, 9, 9), 16, (1, 1)))
     assert "grouped" in reason(Quantized("g", (1, 32, 7, 7), 16, (3, 3), pad=1, group=2))

@@ -43,7 +43,7 @@ from planish.ops.op import op_of
 from planish.tactics.tactic import Region
 
 INLINE_LIMIT = 5  # operators of an inline epilogue; each is repeated for every accumulator
-INLINE_INTEGER_LIMIT = 9  # the same for int32 sums: three of them scale and shift
+INLINE_INTEGER_LIMIT = 16  # the same for int32 sums, whose operators are cheap and many
 Array = np.ndarray[Any, Any]
 
 
