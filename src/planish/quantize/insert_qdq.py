@@ -20,6 +20,7 @@ from planish.ir.declarations import DECLARED
 from planish.ir.dtypes import F32, I8, U8, DType
 from planish.ir.graph import Graph, Node, Value
 from planish.ir.source import Source
+from planish.ops.quantize import spread
 from planish.passes.building import emit
 from planish.passes.quantized import DEQUANTIZE, QUANTIZE, output_axis
 from planish.quantize.non_negative import is_non_negative
@@ -147,11 +148,12 @@ def _quantize_tensor(graph: Graph, value: Value, dtype: DType, scale: np.float32
 def _quantize_weights(graph: Graph, node: Node) -> None:
     weight = node.present_inputs[1]
     axis = output_axis(node, weight.rank)
-    array = weight.array.astype(np.float64)
+    array = weight.array.astype(np.float32, copy=False)
     others = tuple(each for each in range(array.ndim) if each != axis)
-    largest = np.abs(array).max(axis=others, keepdims=True)
-    scale = np.where(largest > 0, largest / LEVELS, 1.0).astype(np.float32)
-    rounded = np.rint(array / scale).clip(-LEVELS, LEVELS).astype(np.int8)
+    largest = np.maximum(array.max(axis=others), -array.min(axis=others))
+    scale = np.where(largest > 0, largest / np.float32(LEVELS), np.float32(1)).astype(np.float32)
+    scaled = array / spread(scale, array.shape, axis)
+    rounded = np.clip(np.rint(scaled, out=scaled), -LEVELS, LEVELS, out=scaled).astype(np.int8)
     integers = graph.constant(rounded, graph.fresh_name(weight.name))
-    operands = [integers, graph.constant(scale.reshape(-1))]
+    operands = [integers, graph.constant(scale)]
     node.replace_input(1, emit(graph, node, DEQUANTIZE, operands, {"axis": axis}))
