@@ -146,7 +146,7 @@ def test_inputs_of_different_batches_run_natively(caplog):
 
 
 def test_scalars_run_natively_with_implicit_batch():
-    run = Operation(input_shapes=((),))
+    run = Operation(input_shapes=(None,))
     assert run(()) == NATIVE
 
 

@@ -241,9 +241,7 @@ use_calibration, allow_build_at_runtime
 
     def _rebuild_function(self) -> None:
         """Make the function again after the graph's attributes have changed."""
-        self._converted_func = function_of(
-            self._converted_graph_def, self._model.signature, self._model.frozen
-        )
+        self._converted_func = function_of(self._converted_graph_def, self._model)
         self._converted_func._planish_engines = self._ahead  # they live as long as the function
 
     def _settle(self) -> None:
@@ -371,7 +369,7 @@ use_calibration, allow_build_at_runtime
         root = tensorflow().Module()
         with self._ahead.serialized(save_gpu_specific_engines) as resources:
             root.trt_engine_resources = resources
-            if self._model.frozen.graph.captures:  # tables and other state live with the original
+            if self._model.captures:  # tables and other state live with the original
                 root.source = self._saved_model
             signatures = {self._input_saved_model_signature_key: self._converted_func}
             save_model(root, output_saved_model_dir, signatures, options)

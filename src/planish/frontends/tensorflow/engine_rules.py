@@ -42,6 +42,8 @@ Library = Callable[[], bytes]  # gives the graph's functions: a serialized Funct
 class NativeExecutionForbiddenError(PlanishError):
     """An engine cannot run, and the environment forbids TensorFlow to run its segment."""
 
+    code = 10  # TensorFlow's AbortedError
+
 
 @dataclass(frozen=True)
 class EngineSettings:
@@ -103,15 +105,27 @@ class Segment(Protocol):
 def implicit_batch_profiles(shapes: Shapes, settings: EngineSettings) -> tuple[Profile, ...]:
     """Return the profiles of an engine for `shapes` whose batch is free.
 
-    The batch is tuned for what came and serves 1 to 32, or to the next power of two above; with a
-    declared batch it is fixed. All other extents are fixed.
+    The batch is tuned for what came and serves 1 to 32, or to the next power of two above. Inputs
+    with a declared first extent have none; all other extents are fixed.
     """
-    declared = settings.input_shapes
-    batch = shapes[0][0]
+    is_open = [_is_batch_open(settings, index) for index in range(len(shapes))]
+    batch = max(
+        (shape[0] for shape, open_ in zip(shapes, is_open, strict=True) if open_), default=1
+    )
     largest = max(DEFAULT_BATCH_RANGE[2], 1 << (batch - 1).bit_length())
-    is_fixed = any(shape is not None and shape[:1] not in ((), (None,)) for shape in declared)
-    low, high = (batch, batch) if is_fixed else (1, largest)
-    return tuple(Profile((low, *shape[1:]), tuple(shape), (high, *shape[1:])) for shape in shapes)
+    return tuple(
+        Profile((1, *shape[1:]), shape, (largest, *shape[1:]))
+        if open_
+        else Profile(shape, shape, shape)
+        for shape, open_ in zip(shapes, is_open, strict=True)
+    )
+
+
+def _is_batch_open(settings: EngineSettings, index: int) -> bool:
+    """Return whether the first extent of an input is declared as the batch: unknown."""
+    declared = settings.input_shapes
+    shape = declared[index] if index < len(declared) else None
+    return shape is None or shape[:1] == (None,)
 
 
 def profiles_for(strategy: str, collected: Sequence[Shapes]) -> list[tuple[Profile, ...]]:
@@ -249,9 +263,12 @@ class EngineOperation:
                 return f"input {index} has the shape {list(shape)}, expected {wanted}"
         if not self.settings.implicit_batch:
             return None
-        if any(len(shape) == 0 or shape[0] < 1 for shape in shapes):
+        batches = {
+            shape[:1] for index, shape in enumerate(shapes) if _is_batch_open(self.settings, index)
+        }
+        if not all(batch and batch[0] >= 1 for batch in batches):
             return f"an input has no batch: shapes {list(map(list, shapes))}"
-        if len({shape[0] for shape in shapes}) > 1:
+        if len(batches) > 1:
             return f"the inputs have different batch sizes: shapes {list(map(list, shapes))}"
         return None
 

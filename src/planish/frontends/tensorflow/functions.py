@@ -6,29 +6,26 @@ from typing import Any
 
 from planish.frontends.tensorflow.engine_op import OP
 from planish.frontends.tensorflow.library import internal, tensorflow
+from planish.frontends.tensorflow.loading import FrozenModel
 
 
-def function_of(graph_def: Any, signature: Any, frozen: Any) -> Any:
-    """Return a ConcreteFunction that is called like `signature` and runs `graph_def`.
+def function_of(graph_def: Any, model: FrozenModel) -> Any:
+    """Return a ConcreteFunction that is called like the model's signature and runs `graph_def`.
 
     Parameters
     ----------
     graph_def : GraphDef
-        Holds the inputs and outputs of `frozen` under their names.
-    signature : ConcreteFunction
-        Gives names and structure of arguments and results.
-    frozen : ConcreteFunction
-        Gives the order of inputs and outputs, and what is captured.
+        Holds the inputs and outputs of the frozen model under their names.
+    model : FrozenModel
+        Gives names and structure of arguments and results, and what is captured.
     """
     _forget_functions(graph_def)
-    captures = {
-        placeholder.name.split(":")[0]: value for value, placeholder in frozen.graph.captures
-    }
+    signature = model.signature
     function = internal("python.eager.wrap_function").function_from_graph_def(
         graph_def,
-        [tensor.name for tensor in frozen.inputs],
-        [tensor.name for tensor in frozen.outputs],
-        captures,
+        model.input_names,
+        model.output_names,
+        model.captures,
     )
     function.graph.structured_outputs = tensorflow().nest.pack_sequence_as(
         signature.graph.structured_outputs, function.graph.structured_outputs

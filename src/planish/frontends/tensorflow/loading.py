@@ -29,7 +29,7 @@ class FrozenModel:
     signature : ConcreteFunction
         The signature as it was saved.
     frozen : ConcreteFunction
-        The same without variables; its captures are tables and the like.
+        The same without variables; what it captured besides is an input like others.
     graph_def : GraphDef
         The optimized graph of `frozen`.
     """
@@ -38,6 +38,16 @@ class FrozenModel:
     signature: Any
     frozen: Any
     graph_def: Any
+
+    @property
+    def captures(self) -> dict[str, Any]:
+        """Tables and other state that the graph reads: placeholder to tensor."""
+        left = {tensor.name for tensor in self.frozen.inputs}
+        return {
+            placeholder.name.split(":")[0]: value
+            for value, placeholder in self.signature.graph.captures
+            if placeholder.name in left
+        }
 
     @property
     def input_names(self) -> list[str]:

@@ -159,13 +159,15 @@ def _refused_alone(
     denied = denied_ops()
     branches = _inside_branches(view)
     for name, node in view.node_defs.items():
+        if node.op == "Const":
+            continue
         if name in fed or name in fetched:
             yield name, "an input of the model" if name in fed else "an output of the model"
         elif node.op in ("NoOp", "Placeholder"):
             yield name, "nothing to compute"
         elif node.op in denied:
             yield name, "TF_TRT_OP_DENYLIST names this operation"
-        elif node.op not in RULES and node.op not in (*_CALLS, "Const"):
+        elif node.op not in RULES and node.op not in _CALLS:
             yield name, "Planish has no rule for this operation"
         elif name in branches:
             yield name, "inside control flow of TensorFlow 1"
