@@ -3,7 +3,7 @@
 A list is no tensor of the graph but a `TensorList`, which rules hand on to each other: the tensor
 that holds its elements so far, how many there are, and of what shape. Inside a loop that writes
 one element an iteration the list is a `LoopList`, and what was written is a `Written`; the rule for
-While (control_flow.py) turns it into a stacked output. Where that cannot be, the loop carries the
+While (loops.py) turns it into a stacked output. Where that cannot be, the loop carries the
 tensor, and every write is a ScatterND.
 
 TensorFlow 1's TensorArrays are the same with two operands: the handle says of what type the array

@@ -1,4 +1,4 @@
-"""While becomes Loop; If and Case become If.
+"""While becomes Loop.
 
 A While carries everything through every iteration. Here only what changes is carried:
 
@@ -13,11 +13,12 @@ A While carries everything through every iteration. Here only what changes is ca
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from planish.importers.savedmodel_rules.branches import as_condition
 from planish.importers.savedmodel_rules.tensor_lists import (
     LoopList,
     NeedsTensor,
@@ -34,8 +35,7 @@ from planish.ir.rewrite import discard
 from planish.ir.shape import Dim, Shape, symbol
 from planish.ops.content import contents
 
-Branch = Callable[[Builder], list[Operand]]
-
+WHOLE = 1 << 60  # "to the end" in a Slice
 ROUNDS = 6  # the shapes of carried values settle in two
 COMPARISONS = {"Less": 1, "LessEqual": 1, "Greater": -1, "GreaterEqual": -1}
 
@@ -97,6 +97,7 @@ class _While:
         found = map(self._counter, range(len(self.operands)))
         self.counters = {each.position: each for each in found if each is not None}
         self.tensors: dict[int, Value] = {}  # lists that are carried as tensors
+        self.firsts: dict[int, int] = {}  # stacked lists to the index that is written first
         self.last: set[int] = set()  # lists of one element, which every iteration overwrites
         self.shapes: dict[int, Shape | None] = {}  # of carried values, where they are widened
 
@@ -276,19 +277,32 @@ class _While:
             elif not isinstance(result, Written) or result.base is not given:
                 self._carry_tensor(position, None)
                 changed = True
-            elif not self._is_stack(given, result, count) and not self._is_last(given, result):
+            elif self._is_stack(given, result, count):
+                self.firsts[position] = self._first(result) or 0
+            elif self._is_last(given, result):
+                self.last.add(position)
+            else:
                 self._carry_tensor(position, result.value)
                 changed = True
         return changed
 
     def _is_stack(self, given: TensorList, result: Written, count: Value | None) -> bool:
-        """Whether iteration i writes element i and all of them are written, or each appends one."""
+        """Whether iteration i writes element i + constant, or each appends one."""
         if result.index is None:
             return True
-        if count is None or contents(result.index) != (self.symbol,):
+        first, length = self._first(result), contents(given.length)
+        if count is None or first is None or length is None:
             return False
-        length = contents(given.length)
-        return length is not None and length in (contents(count), (0,))
+        if first == 0 and length in (contents(count), (0,)):
+            return True
+        behind = length[0] - first - (contents(count) or (length[0],))[0]
+        return isinstance(behind, int) and behind >= 0
+
+    def _first(self, result: Written) -> int | None:
+        """Return the index that the first iteration writes; None where they do not go up by 1."""
+        index = None if result.index is None else contents(result.index)
+        first = None if index is None else index[0] - self.symbol
+        return first if isinstance(first, int) and first >= 0 else None
 
     def _is_last(self, given: TensorList, result: Written) -> bool:
         """Whether every iteration overwrites the only element."""
@@ -361,12 +375,29 @@ class _While:
 
     def _stacked_list(self, position: int, result: Written, value: Value) -> TensorList:
         builder, given = self.builder, self.operands[position]
-        if self._is_last(given, result):
-            ends = (builder.constant([-1]), builder.constant([1 << 60]), builder.constant([0]))
-            return with_elements(builder, given, builder.emit("Slice", value, *ends))
-        if result.index is None and contents(given.length) != (0,):
-            value = builder.concat([elements_of(builder, given, None), value])
-        return with_elements(builder, given, value)
+        if position in self.last:
+            return with_elements(builder, given, _cut(builder, value, -1, WHOLE))
+        if result.index is None:
+            parts = [] if contents(given.length) == (0,) else [elements_of(builder, given)]
+            return with_elements(builder, given, builder.concat([*parts, value]))
+        first, length = self.firsts[position], contents(given.length)
+        count = value.known_shape[0]
+        end = first + count
+        rest = (length or (0,))[0] - end
+        parts = [value]
+        if first > 0 or (isinstance(rest, int) and rest > 0):
+            before = elements_of(builder, given, self._like(result.value))
+            parts = [_cut(builder, before, 0, first)] if first else []
+            parts.append(value)
+            if rest != 0 and isinstance(rest, int):
+                parts.append(_cut(builder, before, -rest, WHOLE))
+        return with_elements(builder, given, builder.concat(parts))
+
+
+def _cut(builder: Builder, value: Value, start: int, stop: int) -> Value:
+    """Return some elements along the first axis."""
+    ends = (builder.constant([start]), builder.constant([stop]), builder.constant([0]))
+    return builder.emit("Slice", value, *ends)
 
 
 def _is_written(given: Operand, result: Operand) -> bool:
@@ -435,86 +466,3 @@ def _conjuncts(graph: TfGraph, ref: TfRef) -> list[TfRef]:
     if node.op != "LogicalAnd":
         return [ref]
     return [each for operand in node.inputs for each in _conjuncts(graph, operand)]
-
-
-# -- If and Case -----------------------------------------------------------------------------------
-
-
-def as_condition(value: Operand, builder: Builder) -> Value:
-    """Return a condition as a boolean: TensorFlow takes numbers (not 0) as well."""
-    if not isinstance(value, Value):
-        builder.refuse("the condition is no tensor")
-    if value.shape not in ((), None):
-        builder.refuse("the condition is no scalar")
-    return builder.cast(value, BOOL)
-
-
-@rule("If", "StatelessIf")
-def if_else(node: TfNode, builder: Builder) -> list[Operand]:
-    """Take a branch now where the condition is known, else keep both."""
-    condition = as_condition(builder.operands[0], builder)
-    names = (node.attributes["then_branch"].name, node.attributes["else_branch"].name)
-    return _choose(builder, condition, *(_branch(name, builder.operands[1:]) for name in names))
-
-
-@rule("Case", "StatelessCase")
-def case(node: TfNode, builder: Builder) -> list[Operand]:
-    """Compare with one number after the other; the last branch takes all that is left."""
-    names = [function.name for function in node.attributes["branches"]]
-    return _switch(builder, builder.input(0), names, builder.operands[1:], 0)
-
-
-def _switch(
-    builder: Builder, index: Value, names: Sequence[str], operands: Sequence[Operand], first: int
-) -> list[Operand]:
-    if first == len(names) - 1:
-        return builder.inline(names[first], operands)
-    known = contents(index)
-    if known is not None and isinstance(known[0], int):
-        last = len(names) - 1
-        chosen = known[0] if 0 <= known[0] < last else last
-        return builder.inline(names[chosen], operands)
-    here = builder.emit("Equal", index, builder.scalar(first, index))
-
-    def others(inner: Builder) -> list[Operand]:
-        return _switch(inner, index, names, operands, first + 1)
-
-    return _choose(builder, here, _branch(names[first], operands), others)
-
-
-def _branch(name: str, operands: Sequence[Operand]) -> Branch:
-    return lambda inner: inner.inline(name, operands)
-
-
-def _choose(builder: Builder, condition: Value, then: Branch, otherwise: Branch) -> list[Operand]:
-    """Return what one of two branches gives."""
-    known = contents(condition)
-    if known is not None and isinstance(known[0], int):
-        return (then if known[0] else otherwise)(builder)
-    graphs = (Graph("then"), Graph("else"))
-    inner = [builder.inside(graph) for graph in graphs]
-    pairs = list(zip(then(inner[0]), otherwise(inner[1]), strict=True))
-    merged: list[int] = []
-    for index, pair in enumerate(pairs):
-        if pair[0] is pair[1]:
-            continue
-        merged.append(index)
-        for branch, graph, result in zip(inner, graphs, pair, strict=True):
-            graph.add_output(_as_tensor(branch, result), graph.fresh_name("output"))
-    branches = {"then_branch": graphs[0], "else_branch": graphs[1]}
-    outputs = builder.emit_many("If", len(merged), condition, **branches) if merged else ()
-    results: list[Operand] = [a for a, _ in pairs]
-    for index, value in zip(merged, outputs, strict=True):
-        given = results[index]
-        is_list = isinstance(given, TensorList)
-        results[index] = with_elements(builder, given, value) if is_list else value
-    return results
-
-
-def _as_tensor(builder: Builder, result: Operand) -> Value:
-    """Return a branch's result as a tensor."""
-    if isinstance(result, TensorList):
-        return elements_of(builder, result)
-    if not isinstance(result, Value):
-        builder.refuse(f"the branches give a {type(result).__name__}, not a tensor")
-    return result
