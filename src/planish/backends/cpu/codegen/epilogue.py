@@ -11,6 +11,7 @@ Three forms, the best possible first:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,6 +99,8 @@ class Epilogue:
         Constants behind `reads`, in the order of their pointers (the kernel packs them).
     bias : numpy.ndarray or None
         Per-column values that the accumulators start from.
+    most : float
+        Bound of the accumulators' magnitude.
     """
 
     source: Value
@@ -107,6 +110,7 @@ class Epilogue:
     writes: tuple[tuple[Value, Access], ...]
     arrays: tuple[Array, ...]
     bias: Array | None
+    most: float = math.inf
 
     @property
     def accesses(self) -> list[Access]:
@@ -199,7 +203,13 @@ def refuse_epilogue(region: Region, parts: Parts) -> str | None:
     return None
 
 
-def make_epilogue(region: Region, parts: Parts, column_axis: int, bias: Array | None) -> Epilogue:
+def make_epilogue(
+    region: Region,
+    parts: Parts,
+    column_axis: int,
+    bias: Array | None,
+    most: float = math.inf,
+) -> Epilogue:
     """Return the epilogue of a region that `refuse_epilogue` accepts.
 
     Parameters
@@ -211,6 +221,8 @@ def make_epilogue(region: Region, parts: Parts, column_axis: int, bias: Array | 
         The output's axis along which accumulator lanes lie.
     bias : numpy.ndarray or None
         The anchor's own bias, one value a column.
+    most : float
+        Bound of the accumulators' magnitude.
 
     A leading addition of a per-column constant joins the bias.
     """
@@ -242,7 +254,7 @@ def make_epilogue(region: Region, parts: Parts, column_axis: int, bias: Array | 
         reads.append((value, Access(f"k{len(arrays)}", pointer + len(arrays), dtype, strides)))
         arrays.append(packed)
     return Epilogue(
-        source, column_axis, tuple(nodes), tuple(reads), tuple(writes), tuple(arrays), bias
+        source, column_axis, tuple(nodes), tuple(reads), tuple(writes), tuple(arrays), bias, most
     )
 
 
@@ -328,7 +340,9 @@ def print_finish(epilogue: Epilogue, lanes: int, symbols: Sequence[str]) -> str:
         if access.dtype is BF16:
             function += "_bf16"
         if value.producer in stored:
-            function, arguments = quantizing_store(value, names, v)
+            function, arguments = quantizing_store(
+                value, names, v, {epilogue.source: epilogue.most}
+            )
         call = f"{access.name}, {arguments}"
         lines.append(f"if (part == {lanes}) {function}({call});")
         lines.append(f"else {function}_part({call}, part);")

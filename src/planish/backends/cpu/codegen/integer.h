@@ -4,13 +4,10 @@
  * dot_quads adds to each lane four products of an unsigned byte (first operand) by a signed one,
  * exactly; without VNNI it multiplies sixteen bits, because vpmaddubsw would saturate.
  * load_i8, load_u8: bytes as floats. store_i8, store_u8: floats that are whole numbers in range.
- * quantize_i8, quantize_u8: store saturate(round(x) + zero), halves to even.
+ * quantize_i8, quantize_u8: store saturate(round(x) + zero), halves to even, for x below 2^31.
  */
 #ifndef PLANISH_INTEGER_H
 #define PLANISH_INTEGER_H
-
-/* Floats above this lose nothing by being cut to it before they become integers and saturate. */
-#define PLANISH_BEYOND_BYTES 1e9f
 
 /* n (1 to 3) bytes as the low ones of a word. */
 PLANISH_INLINE int32_t planish_bytes(const void *p, int n) {
@@ -106,11 +103,11 @@ PLANISH_INLINE planish_v16 planish_v16_load_u8_part(const uint8_t *p, int n) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(PLANISH_MASK16(n), p)));
 }
 PLANISH_INLINE __m128i planish_v16_to_i8(planish_v16 x, int zero) {
-    const __m512i q = _mm512_cvtps_epi32(_mm512_min_ps(x, _mm512_set1_ps(PLANISH_BEYOND_BYTES)));
+    const __m512i q = _mm512_cvtps_epi32(x);
     return _mm512_cvtsepi32_epi8(zero ? _mm512_add_epi32(q, _mm512_set1_epi32(zero)) : q);
 }
 PLANISH_INLINE __m128i planish_v16_to_u8(planish_v16 x, int zero) {
-    const __m512i q = _mm512_cvtps_epi32(_mm512_min_ps(x, _mm512_set1_ps(PLANISH_BEYOND_BYTES)));
+    const __m512i q = _mm512_cvtps_epi32(x);
     const __m512i moved = zero ? _mm512_add_epi32(q, _mm512_set1_epi32(zero)) : q;
     return _mm512_cvtusepi32_epi8(_mm512_max_epi32(moved, _mm512_setzero_si512()));
 }
@@ -189,7 +186,7 @@ PLANISH_INLINE planish_v8 planish_v8_load_u8(const uint8_t *p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)));
 }
 PLANISH_INLINE __m128i planish_v8_to_words(planish_v8 x, int zero) {
-    const __m256i q = _mm256_cvtps_epi32(_mm256_min_ps(x, _mm256_set1_ps(PLANISH_BEYOND_BYTES)));
+    const __m256i q = _mm256_cvtps_epi32(x);
     const __m256i moved = _mm256_add_epi32(q, _mm256_set1_epi32(zero));
     return _mm_packs_epi32(_mm256_castsi256_si128(moved), _mm256_extracti128_si256(moved, 1));
 }

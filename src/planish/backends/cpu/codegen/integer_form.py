@@ -41,6 +41,11 @@ INTEGER_OPS = {
 }
 
 
+def largest_sum(depth: int) -> float:
+    """Return a bound of sums of `depth` products of eight bits."""
+    return depth * 255.0 * 128.0
+
+
 def integer_form(region: Region) -> Region | None:
     """Return the integer form of a region whose anchor is a quantized product, else None."""
     anchor = region.anchor

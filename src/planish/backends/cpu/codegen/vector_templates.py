@@ -7,6 +7,7 @@ exception; only a Cast may read them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -18,6 +19,7 @@ from planish.ir.graph import Node, Value
 
 FLOATS = (F32, BF16)
 BYTES = (I8, U8)
+BEYOND = 1e9  # floats above this lose nothing by being cut to it before they saturate as bytes
 
 HEAVY = frozenset(
     ("Sigmoid", "Tanh", "Erf", "Exp", "Gelu", "Swish", "com.microsoft.Gelu",
@@ -210,12 +212,46 @@ def stored_quantizations(stored: Iterable[tuple[Value, DType]]) -> set[Node | No
     }
 
 
-def quantizing_store(value: Value, names: Mapping[Value, str], v: str) -> tuple[str, str]:
-    """Return the function that rounds, saturates and stores, and its arguments but the pointer."""
+def quantizing_store(
+    value: Value, names: Mapping[Value, str], v: str, most: Mapping[Value, float] | None = None
+) -> tuple[str, str]:
+    """Return the function that rounds, saturates and stores, and its arguments but the pointer.
+
+    `most` are known bounds of magnitudes (see `magnitude`): within reach of int32, rounding needs
+    no other bound.
+    """
     node = value.producer
     if node is None:
         raise ValueError(f"%{value.name} is not quantized here")
     arguments = [vector_argument(operand, names, v) for operand in node.present_inputs]
-    zero = scalar_constant(node.input(2))
-    number = 0 if zero is None else int(zero)
-    return f"{v}_quantize_{value.dtype}", f"{scaled(node, arguments, v)}, {number}"
+    zero, scale = scalar_constant(node.input(2)), scalar_constant(node.input(1))
+    number, text = 0 if zero is None else int(zero), scaled(node, arguments, v)
+    if scale is None or not magnitude(node.present_inputs[0], most or {}) < BEYOND * float(scale):
+        text = f"{v}_min({_set(BEYOND, v)}, {text})"
+    return f"{v}_quantize_{value.dtype}", f"{text}, {number}"
+
+
+def magnitude(value: Value, known: Mapping[Value, float]) -> float:
+    """Return a bound of |value|, infinite where there is none; `known` are given ones."""
+    if value in known:
+        return known[value]
+    if value.constant is not None:
+        return float(np.abs(value.array.astype(np.float64)).max(initial=0.0))
+    node = value.producer
+    if node is None:
+        return 256.0 if value.dtype in BYTES else math.inf
+    operands = [magnitude(operand, known) for operand in node.present_inputs]
+    match node.op:
+        case "Cast" | "Identity" | "Relu":
+            return operands[0]
+        case "Add" | "Sub":
+            return operands[0] + operands[1]
+        case "Mul":
+            return operands[0] * operands[1]
+        case "Max" | "Min":
+            return max(operands)
+        case "DequantizeLinear":
+            return (operands[0] + 256.0) * operands[1]
+        case "QuantizeLinear":
+            return 256.0 if node.output.dtype in BYTES else math.inf
+    return math.inf

@@ -8,6 +8,7 @@ own weights. Bound by FMA throughput except for the streaming of weights at few 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -23,7 +24,12 @@ from planish.backends.cpu.codegen.epilogue import (
 )
 from planish.backends.cpu.codegen.gemm import print_gemm
 from planish.backends.cpu.codegen.gemm_problem import Blocking, Problem, RowClip
-from planish.backends.cpu.codegen.integer_form import BYTES, integer_form, without_zero_point
+from planish.backends.cpu.codegen.integer_form import (
+    BYTES,
+    integer_form,
+    largest_sum,
+    without_zero_point,
+)
 from planish.backends.cpu.codegen.packing import pack_columns, pack_matrix
 from planish.backends.cpu.codegen.row_axes import Axis, merge_axes
 from planish.errors import TacticError
@@ -242,7 +248,8 @@ def convolution_problem(
     loops, run, padded = _walk(shape)
     matrices = _matrices(shape, padded)
     start = first_sums(matrices, shape.zero, kind) if shape.is_integer else shape.bias
-    epilogue = make_epilogue(region, split_body(region.body, shape.anchor), 1, start)
+    most = largest_sum(matrices.shape[1]) if shape.is_integer else math.inf
+    epilogue = make_epilogue(region, split_body(region.body, shape.anchor), 1, start, most)
     first = len(region.inputs) + len(region.outputs) + len(epilogue.arrays)
     begin = shape.begin
     axes = _axes(shape, epilogue)

@@ -11,6 +11,7 @@ rows of the filter at once (codegen/depthwise_bytes.py); what follows the sums t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -25,6 +26,7 @@ from planish.backends.cpu.codegen.epilogue import (
     print_finish,
     split_body,
 )
+from planish.backends.cpu.codegen.integer_form import largest_sum
 from planish.backends.cpu.codegen.row_axes import Tiling, tile_rows
 from planish.backends.cpu.codegen.scalar import c_dim
 from planish.backends.cpu.codegen.tile import print_block
@@ -86,12 +88,13 @@ class DepthwiseConvolution(Tactic):
         unit, shape = vector_unit(target), read_convolution(region, integers=True)
         if unit is None or isinstance(shape, str):
             raise TacticError(f"depthwise_conv cannot do it: {shape}", where=region.name)
-        start = shape.bias
+        start, most = shape.bias, math.inf
         if shape.is_integer:
+            most = largest_sum(shape.weights[0].size)
             filters = shape.weights.reshape(shape.group, -1).T
             start = first_sums(filters, shape.zero, unit.kind_in_place(shape.operand.dtype))
         parts = split_body(shape.region.body, shape.anchor)
-        epilogue = make_epilogue(shape.region, parts, 1, start)
+        epilogue = make_epilogue(shape.region, parts, 1, start, most)
         printer = _Printer(shape.region, shape, epilogue, unit, config["pixels"], config["inner"])
         return printer.kernel()
 

@@ -9,6 +9,7 @@ wide instead of high.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -31,7 +32,12 @@ from planish.backends.cpu.codegen.epilogue import (
 )
 from planish.backends.cpu.codegen.gemm import print_gemm
 from planish.backends.cpu.codegen.gemm_problem import Blocking, Problem, RightOperand
-from planish.backends.cpu.codegen.integer_form import BYTES, integer_form, without_zero_point
+from planish.backends.cpu.codegen.integer_form import (
+    BYTES,
+    integer_form,
+    largest_sum,
+    without_zero_point,
+)
 from planish.backends.cpu.codegen.packing import pack_columns, pack_matrix
 from planish.backends.cpu.codegen.row_axes import Axis, merge_axes
 from planish.backends.cpu.tactics.convolution import (
@@ -219,7 +225,10 @@ def matmul_problem(
         None if right.array is None else right.array.reshape(-1, *right.array.shape[-2:]),
     )
     start = None if constants.right is None else first_sums(constants.right, product.zero, kind)
-    epilogue = make_epilogue(region, product.parts, anchor.output.rank - 1, start)
+    most = math.inf
+    if kind.is_integer and constants.right is not None:
+        most = largest_sum(constants.right.shape[1])
+    epilogue = make_epilogue(region, product.parts, anchor.output.rank - 1, start, most)
     pointer = len(region.inputs) + len(region.outputs) + len(epilogue.arrays)
     left_pointer = left.index
     if left.array is not None:
