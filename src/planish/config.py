@@ -240,6 +240,7 @@ ENVIRONMENT = {
     "PLANISH_TF_TRT": "1: TensorFlow's own trt_convert module converts with Planish",
     "PLANISH_TF_TIME_BUDGET": "seconds of building engines inside a running TensorFlow model (120)",
     "PLANISH_SHARED": "tests only: folder that holds models/ with recorded outputs",
+    "PLANISH_TENSORFLOWS": "tests only: folder of virtual environments, one a TensorFlow version",
     "PLANISH_TEST_VENV": "the README's test command only: where its virtual environment goes",
 }
 

@@ -259,6 +259,29 @@ def damaged(data: bytes, generator: random.Random) -> bytes:
     return bytes(changed)
 
 
+def test_calls_give_functions_their_attributes() -> None:
+    proto = new("GraphDef")
+    function = proto.library.function.add()
+    function.signature.name = "convert"
+    function.signature.input_arg.add(name="x", type=1)
+    function.signature.output_arg.add(name="y", type_attr="To")
+    cast = function.node_def.add(name="cast", op="Cast", input=["x"])
+    cast.attr["SrcT"].type = 1
+    cast.attr["DstT"].placeholder = "To"
+    function.ret["y"] = "cast:y:0"
+    x = proto.node.add(name="x", op="Placeholder")
+    x.attr["dtype"].type = 1
+    for name, number in (("a", 3), ("b", 9)):
+        call = proto.node.add(name=name, op="PartitionedCall", input=["x"])
+        call.attr["f"].func.name = "convert"
+        call.attr["f"].func.attr["To"].type = number
+    old = proto.node.add(name="c", op="convert", input=["x"])  # a call by the function's name
+    old.attr["To"].type = 2
+    graph = read_graph_def(proto.SerializeToString())
+    kinds = {o.name: graph.by_name[o.ref.node].attributes["DstT"] for o in graph.outputs}
+    assert kinds == {"a": np.int32, "b": np.int64, "c": np.float64}
+
+
 def test_functions_that_call_each_other_end() -> None:
     proto = new("GraphDef")
     function = proto.library.function.add()
