@@ -82,6 +82,14 @@ def test_build_calibrates(folder: Path) -> None:
     assert "int8" in kinds.values()
 
 
+def test_compare_and_bench_calibrate_what_they_build(folder: Path) -> None:
+    np.savez(folder / "data.npz", x=batch(0))
+    options = ("--precision", "int8", "--calibrate", "data.npz", "--calibrator", "minmax")
+    compared = call_json("compare", "m.onnx", *options, "--against", "reference")
+    assert 0 < compared["outputs"][0]["max_error"] < 0.2
+    call("bench", "m.onnx", *options, "--seconds", "0.01", "--tune", "off", "--threads", "1")
+
+
 def test_what_is_missing_is_said(folder: Path) -> None:
     call("build", "m.onnx", "--precision", "int8", code=2)
     call("build", "m.onnx", "--precision", "int8", "--calibrate", "absent.npz", code=2)

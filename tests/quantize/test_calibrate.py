@@ -320,6 +320,8 @@ def test_an_unknown_layer_is_refused_with_a_suggestion() -> None:
     with pytest.raises(ConfigError, match="no layer or tensor is called 'stemm'") as caught:
         build(planish.MinMaxCalibrator(images()), layer_precisions={"stemm": "fp32"})
     assert "did you mean 'stem'" in str(caught.value)
+    with pytest.raises(ConfigError, match="in a build with precision='bf16'"):
+        build(None, precision="bf16", layer_precisions={"stem": "int8"})
     with pytest.raises(ConfigError, match="expected one of fp32, bf16, int8"):
         BuildConfig(layer_precisions={"stem": "fp64"})
 

@@ -11,6 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
+from planish.cli.calibration import (
+    Calibrate,
+    CalibrationCache,
+    CalibratorName,
+    Preprocess,
+    make_calibrator,
+)
 from planish.cli.common import (
     Array,
     AsJson,
@@ -69,6 +76,10 @@ def bench_command(
         int | None, typer.Option(help="Threads of every runtime; the process is bound to as many.")
     ] = None,
     precision: Precision = "fp32",
+    calibrate: Calibrate = None,
+    calibrator: CalibratorName = "entropy2",
+    calibration_cache: CalibrationCache = None,
+    preprocess: Preprocess = None,
     profile: Profiles = None,
     signature: Signature = None,
     tags: Tags = None,
@@ -102,6 +113,7 @@ def bench_command(
         config = BuildConfig(
             profiles=parse_profiles(profile), precision=precision, threads=count, tune=tune,
             signature=signature, tags=parse_tags(tags),
+            calibrator=make_calibrator(calibrator, calibrate, preprocess, calibration_cache),
             time_budget=time_budget, timing_cache=timing_cache,
         )  # fmt: skip
         loaded = engine_of(engine, config)

@@ -9,6 +9,13 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from planish.cli.calibration import (
+    Calibrate,
+    CalibrationCache,
+    CalibratorName,
+    Preprocess,
+    make_calibrator,
+)
 from planish.cli.common import (
     EXIT_DIFFERENT,
     Array,
@@ -31,8 +38,9 @@ from planish.cli.common import (
 from planish.cli.peers import make_peer
 from planish.config import BuildConfig
 
-# Relative to the largest output value; bf16 has 8 significant bits and rounds every layer.
-DEFAULT_TOLERANCE = {"fp32": 5e-4, "bf16": 5e-2}
+# Relative to the largest output value; bf16 has 8 significant bits and rounds every layer, int8
+# rounds to 127 steps.
+DEFAULT_TOLERANCE = {"fp32": 5e-4, "bf16": 5e-2, "fp16": 5e-2, "int8": 0.2, "best": 0.2}
 
 
 def register(app: typer.Typer) -> None:
@@ -58,12 +66,16 @@ def compare_command(
     signature: Signature = None,
     tags: Tags = None,
     precision: Precision = "fp32",
+    calibrate: Calibrate = None,
+    calibrator: CalibratorName = "entropy2",
+    calibration_cache: CalibrationCache = None,
+    preprocess: Preprocess = None,
     threads: Threads = None,
     tolerance: Annotated[
         float | None,
         typer.Option(
             help="Largest allowed error, relative to the largest value of an output (at least 1). "
-            "By default 5e-4, and 5e-2 for bf16."
+            "By default 5e-4, 5e-2 for bf16 and fp16, and 0.2 for int8 and best."
         ),
     ] = None,
     seed: Seed = 0,
@@ -76,6 +88,7 @@ def compare_command(
     config = BuildConfig(
         profiles=parse_profiles(profile), precision=precision, threads=threads, tune="off",
         signature=signature, tags=parse_tags(tags),
+        calibrator=make_calibrator(calibrator, calibrate, preprocess, calibration_cache),
     )  # fmt: skip
     loaded = engine_of(engine or model, config)
     limit = DEFAULT_TOLERANCE.get(loaded.report.precision, 5e-4) if tolerance is None else tolerance

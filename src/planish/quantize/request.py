@@ -64,6 +64,12 @@ class PrecisionRequest:
             is asked for.
         """
         check_overrides(graph, config.layer_precisions)
+        if config.precision not in INTEGERS and "int8" in config.layer_precisions.values():
+            raise ConfigError(
+                f"layers cannot run on integers in a build with precision={config.precision!r}",
+                where="BuildConfig.layer_precisions",
+                fix='ask for precision="int8" or "best", which need a calibrator',
+            )
         if target.device == "cuda" and config.precision in HALVES:
             return PrecisionRequest(config, "fp16", dict(config.layer_precisions))
         fast = target.has("avx512_bf16") or target.has("amx_bf16")
