@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from planish.backends.cpu.device import detect
@@ -9,8 +10,11 @@ from planish.backends.cpu.tactics.convolution import GemmConvolution
 from planish.backends.cpu.tactics.depthwise import DepthwiseConvolution
 from planish.backends.cpu.tactics.direct_convolution import DirectConvolution
 from planish.backends.cpu.tactics.matmul import GemmMatMul
+from planish.tactics.tactic import Kernel
 from planish.tactics.target import Target
+from tests.backends.cpu.kernel_harness import Case, Library, prepare
 from tests.backends.cpu.quantized_cases import Quantized, check, region_of
+from tests.guarded import Guarded
 
 WIDEST = Target("cpu", detect().features, threads=1, l1=32 << 10, l2=1 << 20)
 VNNI = frozenset(("avx512_vnni", "avx_vnni"))
@@ -114,3 +118,35 @@ def test_weights_beyond_eight_bits_are_refused() -> None:
     support = GemmMatMul().supports(region, WIDEST)
     assert support.reason is not None
     assert "eight bits" in support.reason
+
+
+@pytest.mark.parametrize("target", targets(no_vbmi=NO_VBMI))
+def test_nothing_outside_of_the_operands_is_touched(target: Target) -> None:
+    """Each operand borders on pages without access rights: a stray access ends the process."""
+    tactics = ((GemmConvolution(), CONVOLUTIONS), (DepthwiseConvolution(), DEPTHWISE),
+               (GemmMatMul(), PRODUCTS), (DirectConvolution(), OTHERS))  # fmt: skip
+    cases = []
+    for tactic, given in tactics:
+        for case in given[::3]:
+            region, arrays = region_of(case)
+            kernel = tactic.build(region, tactic.configs(region, target)[0], target)
+            assert isinstance(kernel, Kernel)
+            cases.append(Case(case.label, region, kernel, arrays))
+    library = Library([case.kernel for case in cases], target.features)
+    for index, case in enumerate(cases):
+        for at_end in (False, True):
+            run_guarded(library, index, case, at_end)
+
+
+def run_guarded(library: Library, index: int, case: Case, at_end: bool) -> None:
+    """Run a kernel on operands that end (or start) at such a page."""
+    buffers, pointers, symbols, scratch, items, _ = prepare(case)
+    pages = Guarded()
+    for place, buffer in enumerate(buffers):
+        raw = buffer._raw[buffer._start : buffer._start + buffer._bytes]
+        pointers[place] = pages.copy(raw, at_end).ctypes.data + buffer._offset
+    for place, array in enumerate(case.kernel.packed, start=len(buffers)):
+        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        pointers[place] = pages.copy(flat, at_end).ctypes.data
+    start = scratch.ctypes.data + -scratch.ctypes.data % 64
+    library.function(index)(pointers.ctypes.data, symbols.ctypes.data, 0, items, start)
