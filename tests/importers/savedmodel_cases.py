@@ -216,6 +216,25 @@ def _reduce() -> None:
         )
     case("softmax", lambda tf, a: [tf.nn.softmax(a), tf.nn.log_softmax(a)], x)
     case("softmax_axis", lambda tf, a: tf.nn.softmax(a, axis=1), x)
+    bins = np.array([[0, 2, 2, 9], [1, 1, 4, 3]], np.int32)
+    for binary in (False, True):
+        case(
+            f"bincount_{binary}",
+            raw(
+                "DenseBincount",
+                names=("input",),
+                size=np.array(5, np.int32),
+                weights=np.zeros(0, np.float32),
+                binary_output=binary,
+            ),
+            bins,
+        )
+    case(
+        "bincount_weights",
+        raw("DenseBincount", names=("input", "weights"), size=np.array(5, np.int32)),
+        bins,
+        floats(2, 4),
+    )
     case("l2_loss", lambda tf, a: tf.nn.l2_loss(a), x)
     case("l2_normalize", lambda tf, a: tf.math.l2_normalize(a, -1), x)
     case("top_k", lambda tf, a: list(tf.math.top_k(a, 3)), x)
@@ -369,6 +388,11 @@ def _convolutions() -> None:
             data_format="NCHW",
         )[0],
         floats(2, 3, 4),
+    )
+    case(
+        "patches",
+        lambda tf, a: tf.image.extract_patches(a, (1, 3, 2, 1), (1, 2, 1, 1), (1, 1, 2, 1), "SAME"),
+        x,
     )
     case("lrn", lambda tf, a: tf.nn.local_response_normalization(a, 2, 1.5, 0.3, 0.6), x)
     case(
@@ -633,6 +657,16 @@ def _gathering() -> None:
         indices,
     )
     case("diag_part", lambda tf, a: tf.linalg.diag_part(a), floats(2, 4, 4))
+    case("diag", lambda tf, a: [tf.linalg.diag(a), tf.linalg.tensor_diag(a[0])], floats(2, 4))
+    case("set_diag", lambda tf, a, d: tf.linalg.set_diag(a, d), floats(2, 4, 4), floats(2, 4))
+    edges = np.sort(floats(2, 6), -1)
+    for side in ("left", "right"):
+        case(
+            f"search_{side}",
+            lambda tf, a, v, side=side: tf.searchsorted(a, v, side),
+            edges,
+            np.concatenate([floats(2, 3, seed=1), edges[:, 2:3]], -1),
+        )
     case("unique", lambda tf, a: list(tf.unique(a)), np.array([3, 1, 3, 2, 1], np.int32))
 
 

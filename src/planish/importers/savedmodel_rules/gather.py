@@ -116,3 +116,35 @@ def unique(node: TfNode, builder: Builder) -> list[Value]:
     index = builder.dtype(builder.attribute("out_idx", np.dtype(np.int32)))
     found = [values, builder.cast(inverse, index)]
     return [*found, builder.cast(counts, index)] if node.op.endswith("Counts") else found
+
+
+@rule("MatrixDiag", "MatrixDiagV2", "MatrixDiagV3", "MatrixSetDiag", "MatrixSetDiagV3", "Diag")
+def set_diagonal(node: TfNode, builder: Builder) -> Value:
+    """Put numbers on the main diagonals of square matrices, zeros or a given tensor around."""
+    values = builder.input(1 if "Set" in node.op else 0)
+    offsets = {"MatrixDiagV2": 1, "MatrixDiagV3": 1, "MatrixSetDiagV3": 2}
+    if node.op in offsets and builder.integers(offsets[node.op], "the diagonal") != (0,):
+        builder.refuse("only the main diagonal is converted")
+    size, rank = values.known_shape[-1], builder.rank(values)
+    if not isinstance(size, int):
+        builder.refuse("the size of the matrices is not known")
+    if node.op == "Diag" and rank != 1:
+        builder.refuse("the tensor is no vector")
+    eye = builder.constant(np.eye(size, dtype=np.bool_))
+    if "Set" in node.op:
+        around = builder.input(0)
+        if around.known_shape[-2:] != (size, size):
+            builder.refuse("the matrices are not square")
+    else:
+        around = builder.scalar(0, values)
+    return builder.emit("Where", eye, builder.unsqueeze(values, rank), around)
+
+
+@rule("LowerBound", "UpperBound")
+def bound(node: TfNode, builder: Builder) -> Value:
+    """Return how many numbers of a sorted row are below (or not above) each value."""
+    rows, values = builder.unsqueeze(builder.input(0), 1), builder.unsqueeze(builder.input(1), 2)
+    passed = builder.emit("Less" if node.op == "LowerBound" else "LessOrEqual", rows, values)
+    index = builder.dtype(builder.attribute("out_type", np.dtype(np.int32)))
+    axis = builder.constant(np.array([2], np.int64))
+    return builder.emit("ReduceSum", builder.cast(passed, index), axis, keepdims=0)

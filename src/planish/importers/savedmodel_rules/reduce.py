@@ -124,3 +124,25 @@ def in_top_k(node: TfNode, builder: Builder) -> Value:
     count = builder.emit("ReduceSum", larger, axis, keepdims=0)
     limit = builder.cast(builder.input(2), I32)
     return builder.emit("Less", count, limit)
+
+
+@rule("DenseBincount", "Bincount")
+def bincount(node: TfNode, builder: Builder) -> Value:
+    """Count how often 0 .. size - 1 occur in every row, with weights if there are any."""
+    x, weights = builder.input(0), builder.input(2)
+    size = builder.integer(1, "the number of bins")
+    if node.op == "Bincount" and builder.rank(x) != 1:
+        x = builder.reshape(x, -1)
+    rank = builder.rank(x)
+    numbers = builder.constant(np.arange(size).astype(x.dtype.numpy))
+    hits = builder.emit("Equal", builder.unsqueeze(x, rank), numbers)
+    axis = builder.constant(np.array([rank - 1], np.int64))
+    if builder.attribute("binary_output", False):
+        found = builder.emit("ReduceMax", builder.cast(hits, U8), axis, keepdims=0)
+        return builder.cast(found, weights.dtype)
+    counted = builder.cast(hits, weights.dtype)
+    if weights.known_shape != (0,) and 0 not in weights.known_shape:
+        if builder.rank(weights) != rank:
+            weights = builder.reshape(weights, -1)
+        counted = builder.emit("Mul", counted, builder.unsqueeze(weights, rank))
+    return builder.emit("ReduceSum", counted, axis, keepdims=0)

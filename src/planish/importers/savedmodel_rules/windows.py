@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from planish.importers.tensorflow_builder import Builder, rule
 from planish.importers.tensorflow_graph import TfNode
 from planish.ir.graph import Value
@@ -297,3 +299,28 @@ def channel_vector(builder: Builder, vector: Value, rank: int) -> Value:
 def _refuse_integers(builder: Builder, x: Value) -> None:
     if not x.dtype.is_float:
         builder.refuse(f"its tensors are {x.dtype}")
+
+
+@rule("ExtractImagePatches")
+def extract_image_patches(node: TfNode, builder: Builder) -> Value:
+    """Return every window's pixels as channels: a convolution with ones in the right places."""
+    x = builder.input()
+    image = builder.transpose(x, (0, 3, 1, 2))
+    kernel, strides, dilations = (
+        tuple(int(item) for item in builder.attribute(name)[1:3])
+        for name in ("ksizes", "strides", "rates")
+    )
+    channels, taps = channels_of(builder, image, 1), kernel[0] * kernel[1]
+    _refuse_integers(builder, x)
+    weight = np.eye(taps * channels, dtype=x.dtype.numpy)
+    turned = weight.reshape(taps * channels, *kernel, channels).transpose(0, 3, 1, 2)
+    patches = builder.emit(
+        "Conv",
+        image,
+        builder.constant(np.ascontiguousarray(turned)),
+        kernel_shape=kernel,
+        strides=strides,
+        dilations=dilations,
+        **padding(builder, image.known_shape[2:], kernel, strides, dilations),
+    )
+    return builder.transpose(patches, (0, 2, 3, 1))
