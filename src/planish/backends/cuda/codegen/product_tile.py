@@ -129,12 +129,24 @@ def print_epilogue(
 ) -> list[str]:
     """Return the statements from ``total``, a tile of `anchor`, to the region's outputs."""
     values = [operand.value for operand in region.outputs]
+    biased = _bias(printer, anchor, space, groups)
     lines, names = printer.pointwise(values, space, groups, {anchor: "total"})
+    lines = [*biased, *lines]
     stores = [
         printer.store(printer.output(index), space, groups, names[value])
         for index, value in enumerate(values)
     ]
     return [*lines, *stores]
+
+
+def _bias(printer: Printer, anchor: Value, space: Shape, groups: Sequence[Group]) -> list[str]:
+    """Return the addition of a convolution's own bias, one number a channel."""
+    node = anchor.producer
+    bias = node.input(2) if node is not None and node.op == "Conv" else None
+    if bias is None:
+        return []
+    memory = printer.packed(bias.array.reshape(-1, *(1,) * (len(space) - 2)))
+    return [printer.load(memory, space, groups, "bias"), "total += bias"]
 
 
 def tile_configs(

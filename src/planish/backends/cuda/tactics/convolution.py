@@ -51,6 +51,9 @@ def read_convolution(region: Region) -> Convolution | str:
     weight, data = anchor.input(1), anchor.input(0)
     if weight is None or weight.constant is None or data is None:
         return "the weights are not constants"
+    bias = anchor.input(2)
+    if bias is not None and bias.constant is None:
+        return "the bias is not a constant"
     source = data
     while source.producer is not None:
         if source.producer.op != "Cast":
