@@ -10,6 +10,7 @@ from planish.importers.tensorflow_builder import Builder, rule
 from planish.importers.tensorflow_graph import TfNode
 from planish.ir.dtypes import STRING
 from planish.ir.graph import Value
+from planish.ops.content import integers
 
 # TensorFlow's operation to the operator that computes the same
 SAME = {
@@ -19,7 +20,7 @@ SAME = {
     "Erf": "Erf", "Exp": "Exp", "Greater": "Greater", "GreaterEqual": "GreaterOrEqual",
     "Invert": "BitwiseNot", "IsNan": "IsNaN", "Less": "Less", "LessEqual": "LessOrEqual",
     "Log": "Log", "LogicalAnd": "And", "LogicalNot": "Not", "LogicalOr": "Or", "Maximum": "Max",
-    "Minimum": "Min", "Mul": "Mul", "Neg": "Neg", "Pow": "Pow", "Relu": "Relu",
+    "Mul": "Mul", "Neg": "Neg", "Pow": "Pow", "Relu": "Relu",
     "Sigmoid": "Sigmoid", "Sign": "Sign", "Sin": "Sin", "Sinh": "Sinh", "Softplus": "Softplus",
     "Softsign": "Softsign", "Sqrt": "Sqrt", "Sub": "Sub", "Tan": "Tan", "Tanh": "Tanh",
     "TruncateDiv": "Div", "RealDiv": "Div",
@@ -41,6 +42,21 @@ def add(node: TfNode, builder: Builder) -> Value:
     if builder.input(0).dtype.kind == "string":
         builder.refuse("it joins strings")
     return builder.emit("Add", *builder.inputs)
+
+
+@rule("Minimum")
+def minimum(node: TfNode, builder: Builder) -> Value:
+    """Return the smaller number; min(c, max(c, x)) is c, which tells layers the size of a table."""
+    for limit, other in (builder.inputs, builder.inputs[::-1]):
+        inner = other.producer
+        if not limit.dtype.is_integer or integers(limit) is None or limit.shape != ():
+            continue
+        if inner is None or inner.op != "Max":
+            continue
+        floors = [integers(each) for each in inner.present_inputs if each.shape == ()]
+        if other.shape == () and integers(limit) in floors:
+            return limit
+    return builder.emit("Min", *builder.inputs)
 
 
 @rule("MulNoNan")
