@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the files that the pages speak of; nothing is measured while they run."""
     onnx.save(image_model(), tmp_path / "model.onnx")
     onnx.save(small_models.transformer(), tmp_path / "bert.onnx")
+    saved = ROOT / "tests" / "importers" / "saved_models"
+    shutil.copytree(saved / "tf215" / "control", tmp_path / "saved_model")
+    shutil.copytree(saved / "tf221" / "counter", tmp_path / "counter")
     np.save(tmp_path / "image.npy", np.zeros((1, 3, 224, 224), np.float32))
     images = np.random.default_rng(0).standard_normal((8, 3, 224, 224)).astype(np.float32)
     np.savez(tmp_path / "images.npz", input=images)
