@@ -11,7 +11,8 @@ import pytest
 
 from planish.backends.cpu.device import detect
 from planish.backends.cpu.observe import NativeObserver
-from planish.quantize.histogram import BINS, FineHistogram
+from planish.quantize.histogram import BINS, FineHistogram, Histogram
+from planish.quantize.threshold import entropy_threshold
 
 Array = np.ndarray[Any, Any]
 
@@ -45,14 +46,32 @@ def test_any_size_of_batches_gives_the_same_histogram() -> None:
 
 def test_counts_are_those_of_numpy() -> None:
     numbers = np.concatenate([batch.reshape(-1) for batch in batches(1)])
+    numbers[0] = 1024.0  # the range is a power of two: nothing has to be split
     fine = collected([numbers])
     found = fine.finish()
-    edges = np.arange(len(found.counts) + 1) * found.width
-    want, _ = np.histogram(np.abs(numbers.astype(np.float64)), bins=edges)
+    assert fine.amax == 1024
+    want, _ = np.histogram(np.abs(numbers), bins=BINS, range=(0, 1024))
     np.testing.assert_array_equal(found.counts, want)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_other_ranges_give_nearly_the_counts_and_the_same_threshold(seed: int) -> None:
+    numbers = np.random.default_rng(seed).laplace(size=200_000).astype(np.float32)
+    fine = collected([numbers])
+    found = fine.finish()
+    counts, _ = np.histogram(np.abs(numbers), bins=BINS, range=(0, fine.amax))
+    assert found.width == fine.amax / BINS
     assert found.total == numbers.size
-    assert BINS * 8 / 9 <= len(found.counts) <= BINS
-    assert edges[-2] <= fine.amax <= edges[-1]
+    assert np.abs(np.cumsum(found.counts) - np.cumsum(counts)).max() < 30
+    exact = entropy_threshold(Histogram(counts, found.width))
+    assert entropy_threshold(found) == pytest.approx(exact, rel=0.03)
+
+
+def test_whole_numbers_are_not_split() -> None:
+    numbers = np.tile(np.arange(256, dtype=np.float32), 1000)
+    found = collected([numbers]).finish()
+    assert set(np.unique(found.counts)) == {0, 1000}
+    assert found.width == 255 / BINS
 
 
 @pytest.mark.parametrize("largest", [1.0, 0.75, 3e38, 1e-30, 2.0**-100])

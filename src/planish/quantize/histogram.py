@@ -5,7 +5,10 @@ largest magnitude so far, in `FINE` bins. When a larger magnitude comes, the exp
 neighbouring bins merge, which is exact: floor(floor(x / w) / 2) = floor(x / (2 w)). So what is
 collected depends on the numbers seen, never on their order or on how they were batched.
 
-At the end, neighbouring fine bins merge into at most `BINS` bins that end at the largest magnitude.
+At the end, the fine bins become `BINS` bins that end at the largest magnitude, as if all data had
+been one batch. A fine bin in which such a bin ends is split in proportion, which is exact to a
+part in 30 or so of a bin's noise: the entropy search finds the threshold of the exact histogram. A
+fine bin between empty ones holds one value (pixels are whole numbers) and is not split.
 """
 
 from __future__ import annotations
@@ -41,8 +44,7 @@ class Histogram:
     Attributes
     ----------
     counts : int64[n]
-        Elements with `i * width <= |x| < (i + 1) * width`; the last bin includes its end. n is at
-        most 2048.
+        Elements with `i * width <= |x| < (i + 1) * width`; the last bin includes its end.
     width : float
     levels : int
         Steps that the quantized form has up to its threshold: 127, or 255 for a tensor that is
@@ -121,15 +123,22 @@ class FineHistogram:
         self.bins += np.bincount(places, minlength=FINE + 1).astype(np.uint64)
 
     def finish(self, levels: int = 127) -> Histogram:
-        """Return at most 2048 bins of one width that hold every finite magnitude seen."""
-        width = 2.0 ** self["exponent"] / FINE
-        used = max(int(np.ceil(self.amax / width)), 1)
-        merged = -(-used // BINS)
-        bins = -(-used // merged)
-        padded = np.zeros(bins * merged, np.int64)
-        padded[:used] = self.bins[:used]
-        padded[-1] += int(self.bins[used:].sum())  # what equals the largest magnitude
-        return Histogram(padded.reshape(bins, merged).sum(axis=1), width * merged, levels)
+        """Return 2048 bins of one width, the last of which ends at the largest magnitude.
+
+        Of nothing but zeros it is one bin.
+        """
+        total, amax = int(self.bins.sum()), self.amax
+        if amax == 0:
+            return Histogram(np.array([total]), 2.0**LOWEST_EXPONENT, levels)
+        counts = np.concatenate([self.bins.astype(np.float64), [0.0, 0.0]])
+        below = np.concatenate([[0.0], np.cumsum(counts)])
+        edges = np.arange(BINS) * (amax / BINS) * (FINE / 2.0 ** self["exponent"])
+        place = edges.astype(np.int64)
+        share = edges - place
+        alone = (counts[place - 1] == 0) & (counts[place + 1] == 0)
+        share = np.where(alone, share > 0.5, share)
+        upto = np.rint(below[place] + share * counts[place]).astype(np.int64)
+        return Histogram(np.diff(upto, append=total), amax / BINS, levels)
 
     def _widen(self, largest: np.float32) -> None:
         if largest == 0:
