@@ -5,7 +5,10 @@ TensorFlow. To make it anew, once with each TensorFlow and then without::
 
     python -m tests.importers.loop_models make keras3 FOLDER    # TensorFlow 2.21
     python -m tests.importers.loop_models make keras2 FOLDER    # TensorFlow 2.15
+    python -m tests.importers.loop_models make tf1 FOLDER       # any of them
     python -m tests.importers.loop_models pack FOLDER
+
+The ones in ``tf1`` are frozen graphs with the control flow of TensorFlow 1 (Switch, Merge, Enter).
 """
 
 from __future__ import annotations
@@ -246,6 +249,71 @@ def make(version: str, folder: Path) -> None:
         _record(tf, folder / version / name, random)
 
 
+def _lstm_of_tf1(tf: Any, x: Any) -> list[Any]:
+    """Return the steps and the last state of an LSTM as tf.nn.dynamic_rnn writes it."""
+    v1, units = tf.compat.v1, 6
+    random = np.random.default_rng(3)
+    kernel = tf.constant(random.normal(0, 0.3, (5 + units, 4 * units)).astype(np.float32))
+    bias = tf.constant(random.normal(0, 0.3, 4 * units).astype(np.float32))
+    steps, zeros = tf.shape(x)[1], tf.zeros([tf.shape(x)[0], units])
+    given = v1.TensorArray(tf.float32, steps, element_shape=[None, 5])
+    given = given.unstack(tf.transpose(x, [1, 0, 2]))
+
+    def step(time: Any, h: Any, c: Any, kept: Any) -> tuple[Any, ...]:
+        gates = tf.matmul(tf.concat([given.read(time), h], 1), kernel) + bias
+        enter, candidate, forget, leave = tf.split(gates, 4, 1)
+        c = c * tf.sigmoid(forget + 1.0) + tf.sigmoid(enter) * tf.tanh(candidate)
+        h = tf.tanh(c) * tf.sigmoid(leave)
+        return time + 1, h, c, kept.write(time, h)
+
+    start = [0, zeros, zeros, v1.TensorArray(tf.float32, steps)]
+    _, h, _, kept = v1.while_loop(lambda time, *_: time < steps, step, start)
+    return [tf.transpose(kept.stack(), [1, 0, 2]), h]
+
+
+def make_tf1(folder: Path) -> None:
+    """Write frozen graphs with TensorFlow 1's control flow and recorded runs."""
+    import tensorflow as tf  # only here: tests run without it
+
+    v1 = tf.compat.v1
+    random = np.random.default_rng(0)
+
+    def nested(x: Any) -> list[Any]:
+        def step(i: Any, a: Any) -> tuple[Any, Any]:
+            return i + 1, v1.cond(tf.reduce_sum(a) > 0, lambda: a - x[i], lambda: a + x[i])
+
+        return [v1.while_loop(lambda i, a: i < 4, step, [0, x[0]])[1]]
+
+    def early(x: Any) -> list[Any]:
+        goes_on = lambda i, a: tf.logical_and(i < 10, tf.reduce_max(a) < 50.0)  # noqa: E731
+        return [v1.while_loop(goes_on, lambda i, a: (i + 1, a * 1.5 + 1), [0, x])[1]]
+
+    models: dict[str, tuple[Callable[..., list[Any]], tuple[int | None, ...]]] = {
+        "lstm": (lambda x: _lstm_of_tf1(tf, x), (2, 9, 5)),
+        "lstm_dyn": (lambda x: _lstm_of_tf1(tf, x), (None, None, 5)),
+        "cond": (lambda x: [v1.cond(tf.reduce_sum(x) > 0, lambda: x * 2, lambda: x - 1)], (3, 4)),
+        "early": (early, (3, 4)),
+        "map_fn": (lambda x: [tf.map_fn(lambda row: tf.sin(row) * 2, x)], (5, 4)),
+        "nested": (nested, (5, 4)),
+    }
+    (folder / "tf1").mkdir(parents=True)
+    for name, (build, shape) in models.items():
+        with tf.Graph().as_default() as graph, v1.Session(graph=graph) as session:
+            v1.disable_control_flow_v2()
+            x = v1.placeholder(tf.float32, shape, name="x")
+            results = [tf.identity(y, name=f"y{index}") for index, y in enumerate(build(x))]
+            data: dict[str, Array] = {}
+            for case in range(CASES):
+                extents = [OPEN[axis] if dim is None else dim for axis, dim in enumerate(shape)]
+                drawn = random.standard_normal(extents).astype(np.float32)
+                data[f"{case}_in_x"] = drawn
+                for index, array in enumerate(session.run(results, {x: drawn})):
+                    data[f"{case}_out_y{index}"] = array
+            path = folder / "tf1" / name
+            path.with_suffix(".pb").write_bytes(graph.as_graph_def().SerializeToString())
+            np.savez(path.with_suffix(".npz"), **data)  # type: ignore[arg-type]
+
+
 def _record(tf: Any, path: Path, random: np.random.Generator) -> None:
     loaded = tf.saved_model.load(str(path))
     function = loaded.signatures["serving_default"]
@@ -275,7 +343,9 @@ def pack(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "make":
+    if sys.argv[1:3] == ["make", "tf1"]:
+        make_tf1(Path(sys.argv[3]))
+    elif sys.argv[1] == "make":
         make(sys.argv[2], Path(sys.argv[3]))
     else:
         pack(Path(sys.argv[2]))
