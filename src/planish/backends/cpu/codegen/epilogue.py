@@ -37,6 +37,7 @@ from planish.backends.cpu.codegen.vector_templates import (
     quantizing_store,
     stored_quantizations,
 )
+from planish.errors import TacticError
 from planish.ir.dtypes import BF16, F32, I32, DType
 from planish.ir.graph import Graph, Node, Value
 from planish.ir.shape import Dim, Shape
@@ -65,6 +66,11 @@ class Access:
     offset : Dim
         Elements from the pointer to the element of the first position (a phase of a transposed
         convolution does not start at the first).
+    rows : str
+        If not empty, the C name of an access that holds, for each position, the offset of the row
+        of this one that belongs to it: rows that repeat are there once.
+    is_offset : bool
+        Whether it is such an access of offsets.
     """
 
     name: str
@@ -72,6 +78,8 @@ class Access:
     dtype: DType
     strides: Shape
     offset: Dim = 0
+    rows: str = ""
+    is_offset: bool = False
 
     @property
     def ctype(self) -> str:
@@ -143,7 +151,8 @@ class Epilogue:
     @property
     def _vectorisable(self) -> bool:
         plain = all(
-            access.dtype in (*FLOATS, *BYTES) and access.strides[self.column_axis] in (0, 1)
+            (access.dtype in (*FLOATS, *BYTES) or access.is_offset)
+            and access.strides[self.column_axis] in (0, 1)
             for access in self.accesses
         )
         written = all(access.strides[self.column_axis] == 1 for _, access in self.writes)
@@ -251,11 +260,45 @@ def make_epilogue(
     for value, array in constant_operands(nodes).items():
         packed, strides = _pack_constant(array, shape, column_axis)
         dtype = F32 if value.dtype in FLOATS else value.dtype
-        reads.append((value, Access(f"k{len(arrays)}", pointer + len(arrays), dtype, strides)))
+        access = Access(f"k{len(arrays)}", pointer + len(arrays), dtype, strides)
+        columns = shape[column_axis]
+        if source.dtype is I32 and strides[column_axis] == 1 and isinstance(columns, int):
+            offsets = _repeated_rows(packed.reshape(-1, columns))
+            if offsets is not None:
+                packed, positions = offsets
+                rows = f"j{len(arrays)}"
+                along = tuple(0 if s == 1 else s // columns for s in map(_number, strides))
+                place = Access(rows, access.pointer, I32, along, is_offset=True)
+                reads.append((Value(rows, I32, ()), place))
+                arrays.append(positions)
+                only = tuple(int(axis == column_axis) for axis in range(len(strides)))
+                access = Access(f"k{len(arrays)}", pointer + len(arrays), dtype, only, 0, rows)
+        reads.append((value, access))
         arrays.append(packed)
     return Epilogue(
         source, column_axis, tuple(nodes), tuple(reads), tuple(writes), tuple(arrays), bias, most
     )
+
+
+def _number(dim: Dim) -> int:
+    if not isinstance(dim, int):
+        raise TacticError(f"the stride {dim} of a constant is symbolic")
+    return dim
+
+
+def _repeated_rows(rows: Array) -> tuple[Array, Array] | None:
+    """Return the distinct rows and each row's offset among them, or None where few repeat.
+
+    What zero points leave out at the padding is one row but for the border: read from a table of
+    the distinct ones, it does not cost more memory traffic than the results.
+    """
+    if len(rows) < 16:
+        return None
+    distinct, positions = np.unique(rows, axis=0, return_inverse=True)
+    if len(distinct) * 3 > len(rows):
+        return None
+    offsets = positions.reshape(-1) * rows.shape[1]
+    return distinct.reshape(-1), offsets.astype(np.int32)
 
 
 def aligned(strides: Shape, value: Value, shape: Shape) -> Shape:
@@ -330,6 +373,8 @@ def print_finish(epilogue: Epilogue, lanes: int, symbols: Sequence[str]) -> str:
     names = {epilogue.source: "x"}
     lines = []
     for index, (value, access) in enumerate(epilogue.reads):
+        if access.is_offset:
+            continue
         names[value] = f"r{index}"
         lines.append(f"const {v} r{index} = {_print_read(epilogue, access, v, lanes)};")
     stored = stored_quantizations((value, access.dtype) for value, access in epilogue.writes)
@@ -357,8 +402,9 @@ def _print_read(epilogue: Epilogue, access: Access, v: str, lanes: int) -> str:
     if access.strides[epilogue.column_axis] != 1:
         return f"{v}_set1({load(access.dtype, access.name, '0')})"
     kind = "" if access.dtype is F32 else f"_{access.dtype}"
-    whole = f"{v}_load{kind}({access.name})"
-    return f"part == {lanes} ? {whole} : {v}_load{kind}_part({access.name}, part)"
+    place = f"{access.name} + {access.rows}[0]" if access.rows else access.name
+    whole = f"{v}_load{kind}({place})"
+    return f"part == {lanes} ? {whole} : {v}_load{kind}_part({place}, part)"
 
 
 def print_scalar_finish(epilogue: Epilogue, symbols: Sequence[str]) -> str:
@@ -366,6 +412,8 @@ def print_scalar_finish(epilogue: Epilogue, symbols: Sequence[str]) -> str:
 
     def index_of(access: Access) -> str:
         stride = access.strides[epilogue.column_axis]
+        if access.rows:
+            return f"n + {access.rows}[0]"
         if isinstance(stride, int) and stride in (0, 1):
             return "n" if stride else "0"
         return f"n*{c_dim(stride, symbols)}"
@@ -373,6 +421,8 @@ def print_scalar_finish(epilogue: Epilogue, symbols: Sequence[str]) -> str:
     names = {epilogue.source: "x[n]"}
     lines = []
     for index, (value, access) in enumerate(epilogue.reads):
+        if access.is_offset:
+            continue
         expression = load(access.dtype, access.name, index_of(access))
         names[value] = f"r{index}"
         lines.append(f"const {compute_type(access.dtype)} r{index} = {expression};")
