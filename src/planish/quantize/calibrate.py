@@ -30,6 +30,7 @@ from planish.runtime.engine import Engine
 Array = np.ndarray[Any, Any]
 
 PIECE_BYTES = 48 << 20
+SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 Observe = Callable[[Array, Array, Array], None]  # array, bins and state of a histogram
 
 
@@ -189,8 +190,10 @@ class _Run:
                 f"the calibrator chose the threshold {threshold}, expected a positive number",
                 where=type(self.calibrator).__name__,
             )
+        # rounded as in the cache: a build from the cache gives the same engine
+        scale = max(float(np.float32(threshold / LEVELS)), SMALLEST_SCALE)
         return TensorRange(
-            threshold=threshold,
+            threshold=scale * LEVELS,
             amax=amax,
             minimum=fine["minimum"],
             maximum=fine["maximum"],
