@@ -55,8 +55,8 @@ class UnsupportedOperatorError(PlanishError):
         super().__init__(
             f"{len(self.nodes)} unsupported node(s):\n{listing}",
             where=where,
-            fix="rewrite these nodes with supported operators, or export the model with another "
-            "opset; `planish doctor --operators` lists what is supported",
+            fix="rewrite these nodes with supported operators, or export the model another way (an "
+            "ONNX model with another opset); `planish doctor --operators` lists what is supported",
         )
 
 

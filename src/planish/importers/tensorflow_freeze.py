@@ -30,7 +30,7 @@ from planish.importers.tensorflow_source import Bound, Port, SourceBody, SourceL
 
 Array = np.ndarray[Any, Any]
 
-MAX_NODES = 2_000_000
+MAX_NODES = 1_000_000
 MAX_CALL_DEPTH = 100
 _ANONYMOUS = re.compile(r"(Stateful)?PartitionedCall(_\d+)?")
 
@@ -124,8 +124,8 @@ class GraphBuilder:
         if isinstance(binding, Resource):
             return None
         node = self.node(binding)
-        if node.op == "Identity":
-            return self.constant_of(node.inputs[0])
+        while node.op == "Identity" and node.inputs:
+            node = self.node(node.inputs[0])
         if node.op != "Const":
             return None
         return Constant(node.name, node.attributes["value"], node.attributes["dtype"])
@@ -192,13 +192,15 @@ class Frame:
 
 Handler = Callable[["Freezer", Frame, SourceNode, list[Binding]], Results]
 HANDLERS: dict[str, Handler] = {}
+_OPERANDS: dict[str, int] = {}  # how many an operation with a handler has at least
 
 
-def handles(*ops: str) -> Callable[[Handler], Handler]:
-    """Register what to do with operations instead of copying them."""
+def handles(*ops: str, operands: int = 0) -> Callable[[Handler], Handler]:
+    """Register what to do with operations, which have so many operands, instead of copying them."""
 
     def register(function: Handler) -> Handler:
         HANDLERS.update(dict.fromkeys(ops, function))
+        _OPERANDS.update(dict.fromkeys(ops, operands))
         return function
 
     return register
@@ -277,6 +279,8 @@ class Freezer:
             if self._visited > MAX_NODES:
                 raise ModelError(f"the graph has more than {MAX_NODES} nodes", where=body.name)
             operands = [_operand(body, port, frame) for port in node.inputs]
+            if len(operands) < _OPERANDS.get(node.op, 0):
+                raise ModelError("operands are missing", where=f"node {node.name} ({node.op})")
             frame.values[node.name] = self._handler(node)(self, frame, node, operands)
         return [_operand(body, port, frame) for _, port in body.results]
 
@@ -388,12 +392,12 @@ def _constant(freezer: Freezer, frame: Frame, node: SourceNode, _: list[Binding]
     return _copy(freezer, frame, node, [])
 
 
-@handles("PlaceholderWithDefault")
+@handles("PlaceholderWithDefault", operands=1)
 def _default(freezer: Freezer, frame: Frame, node: SourceNode, operands: list[Binding]) -> Results:
     return operands[:1]
 
 
-@handles("Identity", "IdentityN", "StopGradient", "EnsureShape")
+@handles("Identity", "IdentityN", "StopGradient", "EnsureShape", operands=1)
 def _identity(freezer: Freezer, frame: Frame, node: SourceNode, operands: list[Binding]) -> Results:
     if any(isinstance(operand, Resource) for operand in operands):
         return operands

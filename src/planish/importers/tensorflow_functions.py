@@ -52,7 +52,7 @@ def _while(freezer: Freezer, frame: Frame, node: SourceNode, operands: list[Bind
     return results
 
 
-@handles("If", "StatelessIf", "Case", "StatelessCase")
+@handles("If", "StatelessIf", "Case", "StatelessCase", operands=1)
 def _branches(freezer: Freezer, frame: Frame, node: SourceNode, operands: list[Binding]) -> Results:
     where = f"node {frame.prefix}{node.name} ({node.op})"
     attributes = attributes_of(node.attributes, frame.bound, where)

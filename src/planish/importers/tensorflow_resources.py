@@ -35,12 +35,12 @@ def _reference(freezer: Freezer, frame: Frame, node: SourceNode, _: list[Binding
     return [Resource("reference", node.name)]
 
 
-@handles("ReadVariableOp")
+@handles("ReadVariableOp", operands=1)
 def _read(freezer: Freezer, frame: Frame, node: SourceNode, operands: list[Binding]) -> Results:
     return [freezer.read(_variable(node, operands), frame)]
 
 
-@handles("VariableShape")
+@handles("VariableShape", operands=1)
 def _shape(freezer: Freezer, frame: Frame, node: SourceNode, operands: list[Binding]) -> Results:
     dtype = node.attributes.get("out_type", INT32)
     value = freezer.storage.variable(_variable(node, operands))
@@ -52,7 +52,7 @@ def _initialized(freezer: Freezer, frame: Frame, node: SourceNode, _: list[Bindi
     return [_number(frame, node, np.array(True))]
 
 
-@handles("ResourceGather")
+@handles("ResourceGather", operands=2)
 def _gather(freezer: Freezer, frame: Frame, node: SourceNode, operands: list[Binding]) -> Results:
     value = freezer.read(_variable(node, operands), frame)
     name = frame.prefix + node.name
@@ -69,7 +69,7 @@ def _gather(freezer: Freezer, frame: Frame, node: SourceNode, operands: list[Bin
     return frame.builder.copy(TfNode(name, "GatherV2", (value, indices, ref), attributes)).node
 
 
-@handles("ResourceGatherNd")
+@handles("ResourceGatherNd", operands=2)
 def _gather_nd(
     freezer: Freezer, frame: Frame, node: SourceNode, operands: list[Binding]
 ) -> Results:
@@ -107,10 +107,12 @@ def _table(freezer: Freezer, frame: Frame, node: SourceNode, _: list[Binding]) -
     return [Resource("table", frame.prefix + node.name)]
 
 
-@handles("LookupTableImport", "LookupTableImportV2", "InitializeTable", "InitializeTableV2")
+@handles(
+    "LookupTableImport", "LookupTableImportV2", "InitializeTable", "InitializeTableV2", operands=3
+)
 def _fill(freezer: Freezer, frame: Frame, node: SourceNode, operands: list[Binding]) -> Results:
-    table, keys, values = (*operands, None, None, None)[:3]
-    if not isinstance(table, Resource) or keys is None or values is None:
+    table, keys, values = operands[:3]
+    if not isinstance(table, Resource):
         return []
     found = [frame.builder.constant_of(keys), frame.builder.constant_of(values)]
     if found[0] is not None and found[1] is not None:
@@ -119,19 +121,19 @@ def _fill(freezer: Freezer, frame: Frame, node: SourceNode, operands: list[Bindi
     return []
 
 
-@handles("InitializeTableFromTextFile", "InitializeTableFromTextFileV2")
+@handles("InitializeTableFromTextFile", "InitializeTableFromTextFileV2", operands=2)
 def _fill_from_file(
     freezer: Freezer, frame: Frame, node: SourceNode, operands: list[Binding]
 ) -> Results:
-    table, name = (*operands, None, None)[:2]
-    path = None if name is None else frame.builder.constant_of(name)
+    table, name = operands[:2]
+    path = frame.builder.constant_of(name)
     if isinstance(table, Resource) and path is not None:
         attributes = attributes_of(node.attributes, frame.bound, node.name)
         freezer.tables[table] = _table_of_file(_path_of(path), attributes)
     return []
 
 
-@handles("LookupTableFind", "LookupTableFindV2")
+@handles("LookupTableFind", "LookupTableFindV2", operands=3)
 def _find(freezer: Freezer, frame: Frame, node: SourceNode, operands: list[Binding]) -> Results:
     inputs = tuple(freezer.as_ref(operand, frame) for operand in operands[1:])
     table = freezer.table(operands[0]) if isinstance(operands[0], Resource) else None
@@ -142,7 +144,7 @@ def _find(freezer: Freezer, frame: Frame, node: SourceNode, operands: list[Bindi
     return frame.builder.copy(copied).node
 
 
-@handles("LookupTableSize", "LookupTableSizeV2")
+@handles("LookupTableSize", "LookupTableSizeV2", operands=1)
 def _size(freezer: Freezer, frame: Frame, node: SourceNode, operands: list[Binding]) -> Results:
     table = freezer.table(operands[0]) if isinstance(operands[0], Resource) else None
     if table is None:
@@ -178,7 +180,7 @@ def _typed(table: TfTable, key: object, value: object, node: SourceNode) -> TfTa
 
 
 def _variable(node: SourceNode, operands: list[Binding]) -> Resource:
-    if operands and isinstance(operands[0], Resource):
+    if isinstance(operands[0], Resource):
         return operands[0]
     raise ModelError(
         "the variable that is read is not known: it comes out of control flow or another operation",
