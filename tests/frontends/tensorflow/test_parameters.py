@@ -17,7 +17,7 @@ from planish.frontends.tensorflow.parameters import (
 
 
 def test_defaults_are_those_of_tensorflow():
-    assert DEFAULT_TRT_CONVERSION_PARAMS == TrtConversionParams(1 << 30, "FP32", 3, 1, True, True)
+    assert TrtConversionParams(1 << 30, "FP32", 3, 1, True, True) == DEFAULT_TRT_CONVERSION_PARAMS
     assert DEFAULT_TRT_CONVERSION_PARAMS._fields == (
         "max_workspace_size_bytes", "precision_mode", "minimum_segment_size",
         "maximum_cached_engines", "use_calibration", "allow_build_at_runtime",

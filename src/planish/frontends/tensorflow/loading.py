@@ -112,7 +112,7 @@ def _load(folder: str | os.PathLike[str], tags: Sequence[str]) -> Any:
         )
     try:
         return tf.saved_model.load(path, tags=list(tags))
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         found = _tags_in(path)
         if sorted(tags) in found:
             raise

@@ -64,7 +64,7 @@ _OLD_ORDER = (
     "max_batch_size", "allow_build_at_runtime",
 )  # fmt: skip
 
-_Fields = namedtuple("TrtConversionParams", list(_FIELDS))  # type: ignore[misc]  # noqa: PYI024
+_Fields = namedtuple("TrtConversionParams", list(_FIELDS))  # type: ignore[misc]
 
 
 class TrtConversionParams(_Fields):
@@ -94,6 +94,7 @@ class TrtConversionParams(_Fields):
     __slots__ = ()
 
     def __new__(cls, *args: Any, **fields: Any) -> TrtConversionParams:
+        """Return parameters in today's order, or in that of 2.3, or by name."""
         # 2.3 and 2.4 began with rewriter_config_template: None, or a message
         old = bool(args) and not isinstance(args[0], int)
         names = _OLD_ORDER if old else tuple(_FIELDS)

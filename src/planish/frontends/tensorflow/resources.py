@@ -26,6 +26,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from collections import OrderedDict
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -54,13 +55,17 @@ class _Registry:
     """The caches of the process.
 
     A cache lives as long as a conversion holds it (until it is saved or dropped), a loaded model
-    uses it, or a kernel that serves from it exists.
+    uses it, or a kernel that serves from it exists. A loaded model may be gone before its function
+    runs for the first time and makes a kernel: what it leaves waits for that.
     """
 
     def __init__(self) -> None:
         self._live: WeakValueDictionary[str, EngineCache] = WeakValueDictionary()
-        self._held: dict[str, EngineCache] = {}
+        self._converted: dict[str, EngineCache] = {}
+        self._loaded: dict[str, EngineCache] = {}
         self._users: dict[str, int] = {}
+        self._left: OrderedDict[str, EngineCache] = OrderedDict()  # without model or kernel
+        self._nameless: set[str] = set()  # cannot be found by name any more
         self._lock = threading.Lock()
 
     def attach(self, name: str, capacity: int) -> EngineCache:
@@ -69,44 +74,58 @@ class _Registry:
             cache = self._live.get(name)
             if cache is None:
                 cache = self._live[name] = EngineCache(name.partition(":")[0], capacity)
+                self._nameless.discard(name)
+            self._left.pop(name, None)
             return cache
 
-    def hold(self, name: str, capacity: int) -> EngineCache:
+    def convert(self, name: str, capacity: int) -> EngineCache:
+        """Return the cache of a conversion."""
         cache = self.attach(name, capacity)
         with self._lock:
-            return self._held.setdefault(name, cache)
+            self._nameless.discard(name)
+            return self._converted.setdefault(name, cache)
 
-    def use(self, name: str) -> bool:
-        """Count one more loaded model; return whether it is the first."""
+    def load(self, name: str, capacity: int) -> tuple[EngineCache, bool]:
+        """Count one more loaded model; return the cache and whether it is the first."""
+        cache = self.attach(name, capacity)
         with self._lock:
+            self._nameless.discard(name)
+            self._loaded[name] = cache
             self._users[name] = self._users.get(name, 0) + 1
-            return self._users[name] == 1
+            return cache, self._users[name] == 1
 
     def leave(self, name: str) -> None:
-        """Count one loaded model less; the last one drops the cache."""
+        """Count one loaded model less; after the last one only kernels keep the cache."""
         with self._lock:
             left = self._users.pop(name, 1) - 1
             if left > 0:
                 self._users[name] = left
-        if left <= 0:
-            self.drop(name)
+                return
+            cache = self._loaded.pop(name, None)
+            if cache is None or name in self._converted:
+                return
+            self._nameless.add(name)
+            self._left[name] = cache
+            forgotten = self._left.popitem(last=False) if len(self._left) > _MAX_LEFT else None
+        del cache, forgotten  # outside the lock: engines free their memory
 
     def drop(self, name: str) -> None:
-        """Forget a cache that no loaded model uses; kernels that have it keep it."""
+        """Forget a conversion's cache that no loaded model uses; kernels that have it keep it."""
         with self._lock:
-            if name in self._users:
-                return
-            dropped = self._held.pop(name, None), self._live.pop(name, None)
-        del dropped  # outside the lock: engines free their memory
+            dropped = [self._converted.pop(name, None)]
+            if name not in self._users:
+                dropped.append(self._live.pop(name, None))
+        dropped.clear()  # outside the lock: engines free their memory
 
     def find(self, name: str) -> tuple[str, EngineCache] | None:
         """Return full name and cache; `name` may lack the digest if only one fits."""
         with self._lock:
-            live = dict(self._live)
+            live = {full: c for full, c in self._live.items() if full not in self._nameless}
         fitting = [name] if name in live else [n for n in live if n.partition(":")[0] == name]
         return (fitting[0], live[fitting[0]]) if len(fitting) == 1 else None
 
 
+_MAX_LEFT = 8
 _REGISTRY = _Registry()
 
 
@@ -115,7 +134,7 @@ def cache_of(name: str, capacity: int = 1) -> EngineCache:
 
     It is kept until `serialize_trt_resource` or `drop_cache` deletes it.
     """
-    return _REGISTRY.hold(name, capacity)
+    return _REGISTRY.convert(name, capacity)
 
 
 def drop_cache(name: str) -> None:
@@ -182,8 +201,8 @@ def load_engines(path: str, capacity: int = 1) -> str:
     records = read_records(_local(path))
     named = [record.resource for record in records if record.resource]
     name = named[0] if named else os.path.basename(path).rpartition(ASSET_PREFIX)[2]
-    cache = _REGISTRY.hold(name, capacity)
-    if not _REGISTRY.use(name) and cache.engines:
+    cache, is_first = _REGISTRY.load(name, capacity)
+    if cache.engines and not is_first:
         return name
     for record in records:
         try:
