@@ -241,6 +241,7 @@ ENVIRONMENT = {
     "PLANISH_TF_TIME_BUDGET": "seconds of building engines inside a running TensorFlow model (120)",
     "PLANISH_SHARED": "tests only: folder that holds models/ with recorded outputs",
     "PLANISH_TENSORFLOWS": "tests only: folder of virtual environments, one a TensorFlow version",
+    "PLANISH_TEST_TENSORFLOWS": "tests only: folder of virtual environments tf213, tf215, tf217",
     "PLANISH_TEST_VENV": "the README's test command only: where its virtual environment goes",
 }
 
