@@ -207,11 +207,7 @@ class _Grouping:
         reader, index = next(iter(node.output.uses))
         if reader.graph is not self._graph:
             return False
-        if self._may_join(reader):
-            return reader.output.shape == node.output.shape
-        if is_quantized_product(reader):
-            return index < 2
-        return index == 0 and (reader.op in PROLOGUE or reader.op in DEQUANTIZING)
+        return takes_narrow(reader, index)
 
     def _is_private(self, node: Node) -> bool:
         """Whether `node` may go where its only reader is."""
@@ -288,6 +284,16 @@ class _Grouping:
             return value
         is_known = all(parameter.is_constant for parameter in node.present_inputs[1:])
         return node.present_inputs[0] if is_known else value
+
+
+def takes_narrow(node: Node, index: int) -> bool:
+    """Whether the region of `node` widens operand `index` itself where it is stored narrow."""
+    if is_pointwise(node):
+        value = node.inputs[index]
+        return value is not None and value.shape == node.output.shape
+    if is_quantized_product(node):
+        return index < 2
+    return index == 0 and (node.op in PROLOGUE or node.op in DEQUANTIZING)
 
 
 def is_pointwise(node: Node) -> bool:

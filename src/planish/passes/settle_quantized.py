@@ -1,7 +1,9 @@
 """Brings quantized tensors to where they are read, as the last step before fusion.
 
-- Every reader of a DequantizeLinear gets one of its own. It then fuses into each of them, so that
-  the tensor between two regions is the integer one.
+- Every reader of a DequantizeLinear whose region can dequantize gets one of its own. It then fuses
+  into each of them, so that the tensor between two regions is the integer one.
+- Where a reader wants floats from memory, what computes the tensor dequantizes it right behind
+  QuantizeLinear, in front of views.
 - A DequantizeLinear of a constant is computed now, unless it makes the weights of a quantized
   product, which stay integers.
 """
@@ -9,9 +11,19 @@
 from __future__ import annotations
 
 from planish.ir.graph import Graph, Node, Value
+from planish.ir.rewrite import private_producer, producer_in, remove_dead, sole_reader
+from planish.passes.building import emit
 from planish.passes.fold_constants import FoldConstants
+from planish.passes.fuse_regions import takes_narrow
 from planish.passes.graph_pass import GraphPass
-from planish.passes.quantized import DEQUANTIZE, is_constant_dequantize, is_kept_weight
+from planish.passes.quantized import (
+    DEQUANTIZE,
+    QUANTIZE,
+    RESHAPING,
+    is_constant_dequantize,
+    is_kept_weight,
+    is_single,
+)
 
 
 class SettleQuantized(GraphPass):
@@ -25,21 +37,51 @@ class SettleQuantized(GraphPass):
         for node in graph:
             if node.op == DEQUANTIZE and not _is_folded(node):
                 modified |= self._spread(node, graph)
+        for node in graph:
+            if node.op == DEQUANTIZE:
+                modified |= self._raise(node, graph)
         fold = FoldConstants(keeps=lambda node: not _is_folded(node))
         return fold.run(graph) or modified
 
     def _spread(self, node: Node, graph: Graph) -> bool:
-        """Give each but the first of the readers of `node` a copy of it."""
+        """Give each reader that dequantizes itself a copy of `node`; the others share it."""
         value = node.output
-        readers = [user for user in value.users if user.graph is graph]
-        kept = 0 if graph.is_output(value) or len(readers) < len(value.users) else 1
-        for reader in readers[kept:]:
-            copy = _copy(node, graph)
-            for index, operand in enumerate(reader.inputs):
-                if operand is value:
-                    reader.replace_input(index, copy)
+        own = [use for use in value.uses if use[0].graph is graph and takes_narrow(*use)]
+        if len(own) == len(value.uses) and not graph.is_output(value):
+            own = own[1:]
+        for reader, index in own:
+            reader.replace_input(index, _copy(node, graph))
             self.count("dequantized for each reader")
-        return len(readers) > kept
+        return bool(own)
+
+    def _raise(self, node: Node, graph: Graph) -> bool:
+        """Move `node` in front of the views between it and its QuantizeLinear."""
+        reader = sole_reader(node.output, graph)
+        if reader is None or takes_narrow(reader, reader.inputs.index(node.output)):
+            return False
+        views, value = _views_before(node, graph)
+        source = producer_in(value, graph, QUANTIZE)
+        if not views or source is None or sole_reader(value, graph) is None:
+            return False
+        if not all(is_single(parameter) for parameter in node.inputs[1:]):
+            return False
+        real = emit(graph, node, DEQUANTIZE, [value, *node.inputs[1:]], node.attributes)
+        for view in views:
+            real = emit(graph, node, view.op, [real, *view.inputs[1:]], view.attributes, [view])
+        graph.replace_value(node.output, real)
+        remove_dead(node, graph)
+        self.count("dequantized before views")
+        return True
+
+
+def _views_before(node: Node, graph: Graph) -> tuple[list[Node], Value]:
+    """Return the views in front of a DequantizeLinear, first to last, and what they view."""
+    views: list[Node] = []
+    value = node.present_inputs[0]
+    while (view := private_producer(value, graph, *RESHAPING)) is not None:
+        views.insert(0, view)
+        value = view.present_inputs[0]
+    return views, value
 
 
 def _is_folded(node: Node) -> bool:
