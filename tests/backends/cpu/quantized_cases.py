@@ -26,8 +26,8 @@ class Quantized:
 
     `kernel` () is a MatMul of [*shape] by [shape[-1], outputs]. `zero` and `weight_zero` are zero
     points of input and weights, `result` the output's type (f32: no QuantizeLinear), `epilogue`
-    names of operators, "residual" an addition of a quantized tensor. `runtime` makes scale and zero
-    point of the input operands.
+    names of operators, "residual" an addition of a quantized tensor, "byte" a QuantizeLinear with
+    its DequantizeLinear. `runtime` makes scale and zero point of the input operands.
     """
 
     label: str
@@ -122,6 +122,13 @@ def _follow(graph: Graph, value: Value, name: str, index: int) -> Value:
         dtype = U8 if name.endswith("u8") else I8
         other = graph.add_input(f"r{index}", dtype, value.known_shape)
         return add_node(graph, "Add", [value, dequantize(graph, other, np.float32(0.02), 3)])
+    if name == "byte":
+        dtype = U8 if index % 2 else I8
+        return dequantize(
+            graph, quantize(graph, value, np.float32(0.05), dtype, 5), np.float32(0.05), 5
+        )
+    if name == "SiLU":
+        return add_node(graph, "Mul", [value, add_node(graph, "Sigmoid", [value])])
     if name == "Clip":
         bounds = [graph.constant(np.array(bound, np.float32)) for bound in (0, 6)]
         return add_node(graph, "Clip", [value, *bounds])

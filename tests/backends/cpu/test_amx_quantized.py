@@ -40,6 +40,7 @@ CASES = [
     Quantized("unsigned", (1, 24, 8, 8), 20, (3, 3), weights="u8", weight_zero=128, pad=1),
     Quantized("float out", (1, 20, 8, 8), 17, (3, 3), result="f32"),
     Quantized("heavy", (1, 20, 8, 8), 17, (3, 3), pad=1, epilogue=("Sigmoid",), result="u8"),
+    Quantized("table", (1, 20, 8, 8), 37, (3, 3), epilogue=("byte", "SiLU"), result="u8"),
     Quantized("long K", (1, 2048, 3, 3), 32, (1, 1)),
     Quantized("long taps", (1, 256, 7, 7), 48, (3, 3), pad=1, epilogue=RELU, result="u8"),
     Quantized("wide", (1, 256, 4, 4), 256, (1, 1), epilogue=("residual_u8", "Relu"), result="u8"),

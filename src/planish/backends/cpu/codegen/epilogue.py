@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from planish.backends.cpu.codegen.byte_table import byte_function
 from planish.backends.cpu.codegen.scalar import (
     c_dim,
     compute_type,
@@ -38,7 +39,7 @@ from planish.backends.cpu.codegen.vector_templates import (
     stored_quantizations,
 )
 from planish.errors import TacticError
-from planish.ir.dtypes import BF16, F32, I32, DType
+from planish.ir.dtypes import BF16, F32, I32, U8, DType
 from planish.ir.graph import Graph, Node, Value
 from planish.ir.shape import Dim, Shape
 from planish.ops.op import op_of
@@ -69,8 +70,10 @@ class Access:
     rows : str
         If not empty, the C name of an access that holds, for each position, the offset of the row
         of this one that belongs to it: rows that repeat are there once.
-    is_offset : bool
-        Whether it is such an access of offsets.
+    table : str
+        If not empty, the C name of an access that holds what is stored for each of 256 bytes.
+    is_indirect : bool
+        Whether it is such an access of offsets, or such a table.
     """
 
     name: str
@@ -79,7 +82,8 @@ class Access:
     strides: Shape
     offset: Dim = 0
     rows: str = ""
-    is_offset: bool = False
+    table: str = ""
+    is_indirect: bool = False
 
     @property
     def ctype(self) -> str:
@@ -151,7 +155,7 @@ class Epilogue:
     @property
     def _vectorisable(self) -> bool:
         plain = all(
-            (access.dtype in (*FLOATS, *BYTES) or access.is_offset)
+            (access.dtype in (*FLOATS, *BYTES) or access.is_indirect)
             and access.strides[self.column_axis] in (0, 1)
             for access in self.accesses
         )
@@ -240,6 +244,9 @@ def make_epilogue(
         bias = folded if bias is None else bias.astype(np.float32) + folded
         source = nodes.pop(0).output
     shape = source.known_shape
+    found = byte_function(nodes, region.body.outputs) if source.dtype is I32 else None
+    if found is not None:
+        nodes = [node for node in nodes if node not in found.tail]
     used = {value for node in nodes for value in node.present_inputs}
     reads = [
         (value, Access(f"e{index}", index, value.dtype, aligned(operand.strides, value, shape)))
@@ -268,13 +275,20 @@ def make_epilogue(
                 packed, positions = offsets
                 rows = f"j{len(arrays)}"
                 along = tuple(0 if s == 1 else s // columns for s in map(_number, strides))
-                place = Access(rows, access.pointer, I32, along, is_offset=True)
+                place = Access(rows, access.pointer, I32, along, is_indirect=True)
                 reads.append((Value(rows, I32, ()), place))
                 arrays.append(positions)
                 only = tuple(int(axis == column_axis) for axis in range(len(strides)))
                 access = Access(f"k{len(arrays)}", pointer + len(arrays), dtype, only, 0, rows)
         reads.append((value, access))
         arrays.append(packed)
+    if found is not None:
+        ((_, write),) = writes
+        name = f"t{len(arrays)}"
+        place = Access(name, pointer + len(arrays), U8, (0,) * len(shape), is_indirect=True)
+        reads.append((Value(name, U8, ()), place))
+        arrays.append(found.table)
+        writes = [(found.source.output, replace(write, table=name))]
     return Epilogue(
         source, column_axis, tuple(nodes), tuple(reads), tuple(writes), tuple(arrays), bias, most
     )
@@ -373,11 +387,11 @@ def print_finish(epilogue: Epilogue, lanes: int, symbols: Sequence[str]) -> str:
     names = {epilogue.source: "x"}
     lines = []
     for index, (value, access) in enumerate(epilogue.reads):
-        if access.is_offset:
+        if access.is_indirect:
             continue
         names[value] = f"r{index}"
         lines.append(f"const {v} r{index} = {_print_read(epilogue, access, v, lanes)};")
-    stored = stored_quantizations((value, access.dtype) for value, access in epilogue.writes)
+    stored = _stored(epilogue)
     nodes = [node for node in epilogue.nodes if node not in stored]
     lines += print_vector_statements(nodes, names, v)
     for value, access in epilogue.writes:
@@ -388,6 +402,9 @@ def print_finish(epilogue: Epilogue, lanes: int, symbols: Sequence[str]) -> str:
             function, arguments = quantizing_store(
                 value, names, v, {epilogue.source: epilogue.most}
             )
+        if access.table:
+            function = function.replace("_quantize_", "_look_up_")
+            arguments = f"{access.table}, {arguments}"
         call = f"{access.name}, {arguments}"
         lines.append(f"if (part == {lanes}) {function}({call});")
         lines.append(f"else {function}_part({call}, part);")
@@ -395,6 +412,13 @@ def print_finish(epilogue: Epilogue, lanes: int, symbols: Sequence[str]) -> str:
     sums = epilogue.sum_vector(v)
     parameters = f"{sums} x, int part, const int64_t *d{parameters_of(epilogue)}"
     return f"PLANISH_INLINE void @NAME@_finish({parameters}) {{\n    {body}\n}}\n"
+
+
+def _stored(epilogue: Epilogue) -> set[Node | None]:
+    """Return the QuantizeLinear nodes whose results only go to memory, or through a table."""
+    looked_up = {value.producer for value, access in epilogue.writes if access.table}
+    plain = [(value, access.dtype) for value, access in epilogue.writes if not access.table]
+    return looked_up | stored_quantizations(plain)
 
 
 def _print_read(epilogue: Epilogue, access: Access, v: str, lanes: int) -> str:
@@ -421,14 +445,17 @@ def print_scalar_finish(epilogue: Epilogue, symbols: Sequence[str]) -> str:
     names = {epilogue.source: "x[n]"}
     lines = []
     for index, (value, access) in enumerate(epilogue.reads):
-        if access.is_offset:
+        if access.is_indirect:
             continue
         expression = load(access.dtype, access.name, index_of(access))
         names[value] = f"r{index}"
         lines.append(f"const {compute_type(access.dtype)} r{index} = {expression};")
     lines += print_statements(epilogue.nodes, names)
     for value, access in epilogue.writes:
-        lines.append(store(access.dtype, access.name, index_of(access), names[value]))
+        text = names[value]
+        if access.table:
+            text = f"{access.table}[(uint8_t){text}]"
+        lines.append(store(access.dtype, access.name, index_of(access), text))
     body = "\n        ".join(lines)
     sums = f"const {epilogue.sum_ctype} *x"
     parameters = f"{sums}, int64_t count, const int64_t *d{parameters_of(epilogue)}"

@@ -111,12 +111,38 @@ PLANISH_INLINE __m128i planish_v16_to_u8(planish_v16 x, int zero) {
     const __m512i moved = zero ? _mm512_add_epi32(q, _mm512_set1_epi32(zero)) : q;
     return _mm512_cvtusepi32_epi8(_mm512_max_epi32(moved, _mm512_setzero_si512()));
 }
+/* table[x] for 16 bytes of either sign */
+PLANISH_INLINE __m128i planish_v16_looked_up(const uint8_t *table, __m128i x) {
+#if defined(__AVX512VBMI__)
+    const __m512i wide = _mm512_castsi128_si512(x);
+    const __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(table), wide,
+                                                 _mm512_loadu_si512(table + 64));
+    const __m512i high = _mm512_permutex2var_epi8(_mm512_loadu_si512(table + 128), wide,
+                                                  _mm512_loadu_si512(table + 192));
+    return _mm_mask_blend_epi8(_mm_movepi8_mask(x), _mm512_castsi512_si128(low),
+                               _mm512_castsi512_si128(high));
+#else
+    uint8_t bytes[16];
+    _mm_storeu_si128((__m128i *)bytes, x);
+    for (int i = 0; i < 16; i++) bytes[i] = table[bytes[i]];
+    return _mm_loadu_si128((const __m128i *)bytes);
+#endif
+}
 #define PLANISH_STORE_BYTES16(NAME, T)                                                             \
     PLANISH_INLINE void planish_v16_quantize_##NAME(T *p, planish_v16 x, int zero) {               \
         _mm_storeu_si128((__m128i *)p, planish_v16_to_##NAME(x, zero));                            \
     }                                                                                              \
     PLANISH_INLINE void planish_v16_quantize_##NAME##_part(T *p, planish_v16 x, int zero, int n) { \
         _mm_mask_storeu_epi8(p, PLANISH_MASK16(n), planish_v16_to_##NAME(x, zero));                \
+    }                                                                                              \
+    PLANISH_INLINE void planish_v16_look_up_##NAME(void *p, const uint8_t *t, planish_v16 x,       \
+                                                   int zero) {                                     \
+        _mm_storeu_si128((__m128i *)p, planish_v16_looked_up(t, planish_v16_to_##NAME(x, zero)));  \
+    }                                                                                              \
+    PLANISH_INLINE void planish_v16_look_up_##NAME##_part(void *p, const uint8_t *t,               \
+                                                          planish_v16 x, int zero, int n) {        \
+        const __m128i y = planish_v16_looked_up(t, planish_v16_to_##NAME(x, zero));                \
+        _mm_mask_storeu_epi8(p, PLANISH_MASK16(n), y);                                             \
     }
 PLANISH_STORE_BYTES16(i8, int8_t)
 PLANISH_STORE_BYTES16(u8, uint8_t)
@@ -211,6 +237,16 @@ PLANISH_INLINE __m128i planish_v8_to_u8(planish_v8 x, int zero) {
         T bytes[8];                                                                                \
         planish_v8_quantize_##NAME(bytes, x, zero);                                                \
         memcpy(p, bytes, (size_t)n);                                                               \
+    }                                                                                              \
+    PLANISH_INLINE void planish_v8_look_up_##NAME##_part(void *p, const uint8_t *t, planish_v8 x,  \
+                                                         int zero, int n) {                        \
+        uint8_t bytes[8];                                                                          \
+        planish_v8_quantize_##NAME((T *)bytes, x, zero);                                           \
+        for (int i = 0; i < n; i++) ((uint8_t *)p)[i] = t[bytes[i]];                               \
+    }                                                                                              \
+    PLANISH_INLINE void planish_v8_look_up_##NAME(void *p, const uint8_t *t, planish_v8 x,         \
+                                                  int zero) {                                      \
+        planish_v8_look_up_##NAME##_part(p, t, x, zero, 8);                                        \
     }
 PLANISH_BYTES8(i8, int8_t)
 PLANISH_BYTES8(u8, uint8_t)

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from planish.backends.cpu.codegen.byte_table import byte_function
 from planish.backends.cpu.codegen.c_types import scalar_constant
 from planish.ir.declarations import DECLARED
 from planish.ir.dtypes import F32, I8, I32, U8, DType
@@ -375,10 +376,7 @@ def absorb_scale(graph: Graph) -> None:
     these all commute with a positive factor, so that the factor moves into constants, and the scale
     becomes one. Does nothing where another value would have to be multiplied for it.
     """
-    for value in graph.outputs:
-        node = value.producer
-        if node is None or node.op != "QuantizeLinear":
-            continue
+    for node in _last_quantizations(graph):
         scale = scalar_constant(node.input(1))
         if scale is None or not float(scale) > 0 or float(scale) == 1.0:
             continue
@@ -433,11 +431,19 @@ def _divide(graph: Graph, value: Value, scale: float) -> Value:
     return value
 
 
+def _last_quantizations(graph: Graph) -> list[Node]:
+    """Return the QuantizeLinear nodes that floats end in, or what is looked up starts with."""
+    found = byte_function(list(graph), graph.outputs)
+    if found is not None:
+        return [found.source]
+    producers = [value.producer for value in graph.outputs]
+    return [node for node in producers if node is not None and node.op == "QuantizeLinear"]
+
+
 def absorb_relu(graph: Graph) -> None:
     """Remove a Relu in front of a final QuantizeLinear to u8 that saturates at zero anyway."""
-    for value in graph.outputs:
-        node = value.producer
-        if node is None or node.op != "QuantizeLinear" or value.dtype is not U8:
+    for node in _last_quantizations(graph):
+        if node.output.dtype is not U8:
             continue
         zero, relu = node.input(2), node.present_inputs[0].producer
         if relu is None or relu.op != "Relu" or (zero is not None and scalar_constant(zero) != 0):
