@@ -54,12 +54,16 @@ class StandInSegment:
         self.error = error
         self.built: list[tuple[Profile, ...]] = []
         self.native_runs = 0
+        self.releases = 0
         self.gate: threading.Event | None = None
         self.started = threading.Event()
 
     def run(self, inputs: Sequence[Array], library: Any) -> list[Array]:
         self.native_runs += 1
         return [inputs[0] * NATIVE]
+
+    def release(self) -> None:
+        self.releases += 1
 
     def build(
         self, profiles: Sequence[Profile], settings: Any, time_budget: float, library: Any

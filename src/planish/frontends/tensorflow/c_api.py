@@ -23,7 +23,6 @@ Array = np.ndarray[Any, Any]
 _POINTER, _INT, _SIZE = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
 _TEXT, _INT64 = ctypes.c_char_p, ctypes.c_int64
 
-SHAPE_FUNCTION = ctypes.CFUNCTYPE(None, _POINTER, _POINTER)
 CREATE_FUNCTION = ctypes.CFUNCTYPE(_POINTER, _POINTER)
 COMPUTE_FUNCTION = ctypes.CFUNCTYPE(None, _POINTER, _POINTER)
 
@@ -62,7 +61,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "OpDefinitionBuilderAddInput": (None, _POINTER, _TEXT),
     "OpDefinitionBuilderAddOutput": (None, _POINTER, _TEXT),
     "OpDefinitionBuilderSetIsStateful": (None, _POINTER, ctypes.c_bool),
-    "OpDefinitionBuilderSetShapeInferenceFunction": (None, _POINTER, SHAPE_FUNCTION),
+    "OpDefinitionBuilderSetShapeInferenceFunction": (None, _POINTER, _POINTER),
     "RegisterOpDefinition": (None, _POINTER, _POINTER),
     "ShapeInferenceContextSetUnknownShape": (None, _POINTER, _POINTER),
     # the last argument deletes a kernel; it must stay NULL (see `kernels`)
@@ -155,8 +154,8 @@ def view(address: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
         count *= extent
     if count == 0:
         return np.empty(shape, dtype)
-    memory = (ctypes.c_char * (count * dtype.itemsize)).from_address(address)
-    return np.frombuffer(memory, dtype, count).reshape(shape)
+    memory: Any = (ctypes.c_char * (count * dtype.itemsize)).from_address(address)
+    return np.ndarray(shape, dtype, memory)
 
 
 def texts(address: int, count: int) -> list[bytes]:

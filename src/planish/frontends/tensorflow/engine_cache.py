@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
+from weakref import WeakSet
 
 import numpy as np
 
@@ -47,6 +48,13 @@ class RunnableEngine(Protocol):
 
     def to_bytes(self) -> bytes:
         """Return the engine as the bytes of a ``.plan`` file."""
+
+
+class Dependent(Protocol):
+    """What holds memory on behalf of a cache."""
+
+    def release(self) -> None:
+        """Free what can be made again."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +139,10 @@ class EngineCache:
         arrays that it must copy if it keeps them), and TensorFlow runs the segment.
     calibration_data : bytes
         What GetCalibrationDataOp returns.
+    source : callable or None
+        Puts engines into the cache again that `unload` took out; called once, when needed.
+    dependents : set
+        Weakly held; `unload` calls their ``release``.
     version : int
         Changes whenever an engine comes or goes.
     """
@@ -139,6 +151,8 @@ class EngineCache:
         self.name = name
         self.collector: Callable[[list[Array]], None] | None = None
         self.calibration_data = b""
+        self.source: Callable[[EngineCache], None] | None = None
+        self.dependents: WeakSet[Dependent] = WeakSet()
         self.version = 0
         self._capacity = max(capacity, 1)
         self._extra = 0
@@ -148,6 +162,7 @@ class EngineCache:
         self._collected: dict[Shapes, None] = {}
         self._told: set[str] = set()
         self._lock = threading.Lock()
+        self._restoring = threading.Lock()
 
     @property
     def engines(self) -> tuple[CachedEngine, ...]:
@@ -234,6 +249,23 @@ class EngineCache:
                 "convert with a larger maximum_cached_engines"
             )
         return reason
+
+    def unload(self, source: Callable[[EngineCache], None] | None) -> None:
+        """Free the memory of the engines; `source` brings them back if somebody needs them."""
+        self.clear()
+        self.source = source
+        for dependent in list(self.dependents):
+            dependent.release()
+
+    def restore(self) -> bool:
+        """Bring back what `unload` took out; return whether there was anything to bring back."""
+        if self.source is None:
+            return False
+        with self._restoring:
+            source, self.source = self.source, None
+            if source is not None:
+                source(self)
+        return True
 
     def clear(self) -> None:
         """Forget engines, failures and collected shapes."""

@@ -92,6 +92,9 @@ class Segment(Protocol):
     def run(self, inputs: Sequence[Array], library: Library) -> list[Array]:
         """Compute the outputs with TensorFlow."""
 
+    def release(self) -> None:
+        """Free what the next run or build can make again."""
+
     def build(
         self,
         profiles: Sequence[Profile],
@@ -186,6 +189,12 @@ class EngineOperation:
         self._budget = budget
         self._served: dict[Shapes, CachedEngine] = {}
         self._version = -1
+        cache.dependents.add(self)
+
+    def release(self) -> None:
+        """Free the memory that this operation holds besides its cache."""
+        self._served = {}
+        self._segment.release()
 
     def run(
         self, inputs: list[Array], allocate: Allocate | None = None, library: Library = bytes
@@ -245,6 +254,8 @@ class EngineOperation:
             return contradiction
         version = cache.version
         cached = cache.find(shapes)
+        if cached is None and cache.restore():
+            cached = cache.find(shapes)
         if cached is None:
             return self._make(shapes, library)
         if self._version != version:

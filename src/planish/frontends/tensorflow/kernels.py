@@ -33,7 +33,6 @@ from planish.frontends.tensorflow.c_api import (
     INTERNAL,
     NUMPY_TYPES,
     RESOURCE,
-    SHAPE_FUNCTION,
     STRING,
     TEXT_BYTES,
     StatusError,
@@ -266,9 +265,9 @@ def _op_builder(definition: OpDefinition) -> int:
     for text in definition.outputs:
         functions.OpDefinitionBuilderAddOutput(builder, text.encode())
     functions.OpDefinitionBuilderSetIsStateful(builder, definition.stateful)
-    shape_function = SHAPE_FUNCTION(functions.ShapeInferenceContextSetUnknownShape)
-    _KEPT_ALIVE.append(shape_function)
-    functions.OpDefinitionBuilderSetShapeInferenceFunction(builder, shape_function)
+    # this function of TensorFlow has the arguments of a shape function: no Python is needed
+    unknown = ctypes.cast(functions.ShapeInferenceContextSetUnknownShape, ctypes.c_void_p)
+    functions.OpDefinitionBuilderSetShapeInferenceFunction(builder, unknown)
     return int(builder)
 
 

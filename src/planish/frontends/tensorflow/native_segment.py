@@ -43,10 +43,15 @@ class NativeSegment:
 
     def run(self, inputs: Sequence[Array], library: Library) -> list[Array]:
         """Return the outputs that TensorFlow computes."""
-        if self._run is None:
+        run = self._run
+        if run is None:
             with self._lock:
-                self._run = self._run or _session_call(self._segment(library))
-        return list(self._run(*inputs))
+                run = self._run = self._run or _session_call(self._segment(library))
+        return list(run(*inputs))
+
+    def release(self) -> None:
+        """Free the session and the graph, which holds the segment's constants."""
+        self._run = self._graph = None
 
     def build(
         self,

@@ -23,10 +23,11 @@ The resource name of a file is inside it, so that a handle need not carry one.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import threading
-from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -55,8 +56,9 @@ class _Registry:
     """The caches of the process.
 
     A cache lives as long as a conversion holds it (until it is saved or dropped), a loaded model
-    uses it, or a kernel that serves from it exists. A loaded model may be gone before its function
-    runs for the first time and makes a kernel: what it leaves waits for that.
+    uses it, or a kernel that serves from it exists. The functions of a loaded model may outlive
+    it (``tf.saved_model.load(folder).signatures[key]`` keeps nothing else): then its engines are
+    unloaded, and read from their file again when a function wants them.
     """
 
     def __init__(self) -> None:
@@ -64,8 +66,7 @@ class _Registry:
         self._converted: dict[str, EngineCache] = {}
         self._loaded: dict[str, EngineCache] = {}
         self._users: dict[str, int] = {}
-        self._left: OrderedDict[str, EngineCache] = OrderedDict()  # without model or kernel
-        self._nameless: set[str] = set()  # cannot be found by name any more
+        self._files: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def attach(self, name: str, capacity: int) -> EngineCache:
@@ -74,28 +75,26 @@ class _Registry:
             cache = self._live.get(name)
             if cache is None:
                 cache = self._live[name] = EngineCache(name.partition(":")[0], capacity)
-                self._nameless.discard(name)
-            self._left.pop(name, None)
+                cache.source = self._source(name)
             return cache
 
     def convert(self, name: str, capacity: int) -> EngineCache:
         """Return the cache of a conversion."""
         cache = self.attach(name, capacity)
         with self._lock:
-            self._nameless.discard(name)
             return self._converted.setdefault(name, cache)
 
-    def load(self, name: str, capacity: int) -> tuple[EngineCache, bool]:
+    def load(self, name: str, capacity: int, path: str) -> tuple[EngineCache, bool]:
         """Count one more loaded model; return the cache and whether it is the first."""
         cache = self.attach(name, capacity)
         with self._lock:
-            self._nameless.discard(name)
+            self._files[name] = path
             self._loaded[name] = cache
             self._users[name] = self._users.get(name, 0) + 1
             return cache, self._users[name] == 1
 
     def leave(self, name: str) -> None:
-        """Count one loaded model less; after the last one only kernels keep the cache."""
+        """Count one loaded model less; after the last one the engines are unloaded."""
         with self._lock:
             left = self._users.pop(name, 1) - 1
             if left > 0:
@@ -104,10 +103,8 @@ class _Registry:
             cache = self._loaded.pop(name, None)
             if cache is None or name in self._converted:
                 return
-            self._nameless.add(name)
-            self._left[name] = cache
-            forgotten = self._left.popitem(last=False) if len(self._left) > _MAX_LEFT else None
-        del cache, forgotten  # outside the lock: engines free their memory
+            source = self._source(name)
+        cache.unload(source)
 
     def drop(self, name: str) -> None:
         """Forget a conversion's cache that no loaded model uses; kernels that have it keep it."""
@@ -120,12 +117,15 @@ class _Registry:
     def find(self, name: str) -> tuple[str, EngineCache] | None:
         """Return full name and cache; `name` may lack the digest if only one fits."""
         with self._lock:
-            live = {full: c for full, c in self._live.items() if full not in self._nameless}
+            live = dict(self._live)
         fitting = [name] if name in live else [n for n in live if n.partition(":")[0] == name]
         return (fitting[0], live[fitting[0]]) if len(fitting) == 1 else None
 
+    def _source(self, name: str) -> Callable[[EngineCache], None] | None:
+        path = self._files.get(name)
+        return None if path is None else functools.partial(_restore, path)
 
-_MAX_LEFT = 8
+
 _REGISTRY = _Registry()
 
 
@@ -198,21 +198,36 @@ def load_engines(path: str, capacity: int = 1) -> str:
     EngineFileError
         When the file is missing or damaged.
     """
-    records = read_records(_local(path))
+    path = _local(path)
+    records = read_records(path)
     named = [record.resource for record in records if record.resource]
     name = named[0] if named else os.path.basename(path).rpartition(ASSET_PREFIX)[2]
-    cache, is_first = _REGISTRY.load(name, capacity)
-    if cache.engines and not is_first:
-        return name
+    cache, is_first = _REGISTRY.load(name, capacity, path)
+    if is_first or not cache.engines:
+        cache.source = None
+        _put(records, cache, path)
+    return name
+
+
+def _restore(path: str, cache: EngineCache) -> None:
+    """Read engines again; without their file they are built when needed."""
+    try:
+        _put(read_records(path), cache, path)
+    except PlanishError as error:
+        LOG.warning("%s: its engines cannot be read again: %s", cache.name, error)
+
+
+def _put(records: Sequence[EngineRecord], cache: EngineCache, path: str) -> None:
     for record in records:
         try:
             cache.put(load(memoryview(record.data)), record.shapes)
         except PlanishError as error:
             LOG.warning(
                 "%s: an engine in %s cannot be used, it is built again when needed: %s",
-                cache.name, path, error,
-            )  # fmt: skip
-    return name
+                cache.name,
+                path,
+                error,
+            )
 
 
 def _local(path: str) -> str:
