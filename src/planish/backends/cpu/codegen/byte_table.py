@@ -51,11 +51,15 @@ class ByteFunction:
             given: np.arange(256, dtype=np.uint8).view(given.dtype.numpy).reshape(shape)
         }
         for node in self.tail:
-            inputs = [
-                None if v is None else known[v] if v in known else v.array for v in node.inputs
-            ]
+            inputs = [None if v is None else _array(v, known) for v in node.inputs]
             known[node.output] = run_node(node, inputs)[0]
         return np.ascontiguousarray(known[self.tail[-1].output].reshape(256)).view(np.uint8)
+
+
+def _array(value: Value, known: dict[Value, Array]) -> Array:
+    """Return what was computed for `value`, or the constant that it is."""
+    found = known.get(value)
+    return value.array if found is None else found
 
 
 def byte_function(nodes: Sequence[Node], outputs: Sequence[Value]) -> ByteFunction | None:
