@@ -153,6 +153,21 @@ def test_layers_that_gain_nothing_stay() -> None:
     assert summary.kept["last"].startswith("it is a last layer")
 
 
+def test_the_user_may_ask_for_layers_that_gain_nothing() -> None:
+    graph = parse("""
+    graph gate(%x: f32[1,4,8,8]) {
+      @w: f32[4,4,3,3]
+      @v: f32[4,4,1,1]
+      %a = Conv(%x, @w)             # a
+      %b = GlobalAveragePool(%a)
+      %c = Conv(%b, @v)             # squeeze
+      return %c
+    }""")
+    wish = {"squeeze": "int8"}
+    limits = {value.name: 2.0 for value in quantizable_values(graph, wish)}
+    assert quantize_graph(graph, limits, wish).layers == ["a", "squeeze"]
+
+
 def test_dead_channels_have_a_scale_of_one() -> None:
     graph = parse("""
     graph dead(%x: f32[1,2,4,4]) {

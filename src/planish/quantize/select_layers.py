@@ -81,7 +81,12 @@ def select_layers(
             if node.op == "ConvTranspose":
                 selection.kept.append((node, "transposed convolutions run in floating point"))
             continue
-        reason = _overridden(node, overrides) or _reason(node) or position.reason(node, overrides)
+        wanted = wanted_precision(node, overrides)
+        reason = _impossible(node)
+        if wanted not in (None, "int8"):
+            reason = f"layer_precisions asks for {wanted}"
+        elif wanted is None:
+            reason = reason or _unwise(node) or position.reason(node)
         source = None if reason else _source_of(node.present_inputs[0], graph)
         if source is not None and tensor_name(source) in missing:
             reason = "no range is known of its data"
@@ -93,12 +98,7 @@ def select_layers(
     return selection
 
 
-def _overridden(node: Node, overrides: Mapping[str, str]) -> str | None:
-    wanted = wanted_precision(node, overrides)
-    return f"layer_precisions asks for {wanted}" if wanted not in (None, "int8") else None
-
-
-def _reason(node: Node) -> str | None:
+def _impossible(node: Node) -> str | None:
     """Return why the operands of a product cannot be integers, or None."""
     x, weight = node.inputs[0], node.inputs[1]
     if x is None or weight is None or x.dtype is not F32 or x.shape is None:
@@ -106,10 +106,13 @@ def _reason(node: Node) -> str | None:
     if node.op == "MatMul" and x.rank < 2:
         return "its data are a vector"
     if not weight.is_constant:
-        return "it multiplies two activations"
-    if node.op == "MatMul" and weight.rank != 2:
-        return "its weights are no matrix"
-    if node.op != "MatMul" and all(dim == 1 for dim in node.output.known_shape[2:]):
+        return "its weights come first" if x.is_constant else "it multiplies two activations"
+    return "its weights are no matrix" if node.op == "MatMul" and weight.rank != 2 else None
+
+
+def _unwise(node: Node) -> str | None:
+    """Return why a layer stays floating point unless the user asks for integers, or None."""
+    if node.op == "Conv" and all(dim == 1 for dim in node.output.known_shape[2:]):
         return "it works on one pixel, where integers gain nothing"
     return None
 
@@ -124,9 +127,9 @@ class _Positions:
             if is_product or self._before.intersection(node.outputs):
                 self._before.update(node.present_inputs)
 
-    def reason(self, node: Node, overrides: Mapping[str, str]) -> str | None:
+    def reason(self, node: Node) -> str | None:
         """Return why the place of `node` in the network keeps it floating point, or None."""
-        if node.output in self._before or wanted_precision(node, overrides) == "int8":
+        if node.output in self._before:
             return None
         return "it is a last layer, whose result the user reads"
 
