@@ -145,7 +145,12 @@ class SavedModelStorage:
         functions = self._meta_graph.object_graph_def.concrete_functions
         if function not in functions:
             return []
-        return [self._captured(number) for number in functions[function].bound_inputs]
+        numbers = functions[function].bound_inputs
+        if len(numbers) > len(self._library.function(function).arguments):
+            raise ModelError(
+                f"the function {function} captures more than it takes", where=self._label
+            )
+        return [self._captured(number) for number in numbers]
 
     def variable(self, resource: Resource) -> Constant:
         """Return a variable's value."""
