@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from planish.backends.cuda.codegen.triton_types import POINTERS, compute_type, literal
-from planish.ir.dtypes import BOOL, I8, I16, I32, U8, U16, DType
+from planish.ir.dtypes import BOOL, F8E4M3, I8, I16, I32, U8, U16, DType
 from planish.ir.graph import Node
 
 Arguments = Sequence[str | None]
@@ -27,6 +27,10 @@ def supported(node: Node) -> str | None:
     for value in (*node.present_inputs, *node.outputs):
         if value.dtype not in POINTERS:
             return f"{value.dtype} has no Triton type"
+    if int(node.attributes.get("block_size", 0) or 0):
+        return "blocked quantization parameters have no Triton form"
+    if F8E4M3 in (value.dtype for value in node.outputs):
+        return "conversions to f8e4m3 have no Triton form"
     if node.op == "QuantizeLinear" and node.output.dtype not in INTEGER_RANGES:
         return f"quantization to {node.output.dtype} has no Triton form"
     if node.op in FLOAT_ONLY and not operand_type(node).is_float:
@@ -97,8 +101,8 @@ def _power(node: Node, arguments: Arguments) -> str:
             return simple[power].format(a)
     dtype = operand_type(node)
     if dtype.is_float:
-        return f"libdevice.pow({a}, ({b}).to({compute_type(dtype)}) + tl.zeros_like({a}))"
-    raised = f"libdevice.pow(({a}).to(tl.float64), ({b}).to(tl.float64))"
+        return f"libdevice.pow({a}, ({b}) + tl.zeros_like({a}))"
+    raised = f"libdevice.pow(({a}).to(tl.float64), ({b}) + tl.zeros_like({a}).to(tl.float64))"
     return f"{raised}.to({compute_type(dtype)})"
 
 
@@ -106,8 +110,8 @@ def _clip(node: Node, arguments: Arguments) -> str:
     text = str(arguments[0])
     low, high = (arguments[i] if i < len(arguments) else None for i in (1, 2))
     if low is not None:
-        text = f"tl.maximum({text}, {low})"
-    return text if high is None else f"tl.minimum({text}, {high})"
+        text = f"planish_max({text}, {low})"
+    return text if high is None else f"planish_min({text}, {high})"
 
 
 def _cast(node: Node, arguments: Arguments) -> str:
@@ -202,9 +206,9 @@ EXPRESSIONS: dict[str, Expression] = {
     "Less": _text("({0} < {1})"),
     "LessOrEqual": _text("({0} <= {1})"),
     "Log": _text("tl.log({0})"),
-    "Max": _fold("tl.maximum({}, {})"),
+    "Max": _fold("planish_max({}, {})"),
     "Mean": _mean,
-    "Min": _fold("tl.minimum({}, {})"),
+    "Min": _fold("planish_min({}, {})"),
     "Mish": _text("({0} * planish_tanh(planish_softplus({0})))"),
     "Mod": _modulo,
     "Mul": _fold("({} * {})"),
@@ -215,7 +219,7 @@ EXPRESSIONS: dict[str, Expression] = {
     "Pow": _power,
     "QuantizeLinear": _quantize,
     "Reciprocal": _text("(1.0 / {0})"),
-    "Relu": _text("tl.maximum({0}, 0)"),
+    "Relu": _text("planish_max({0}, 0)"),
     "Round": _text("libdevice.rint({0})"),
     "Selu": _text("({gamma} * tl.where({0} > 0, {0}, {alpha} * planish_expm1({0})))"),
     "Sigmoid": _text("planish_sigmoid({0})"),

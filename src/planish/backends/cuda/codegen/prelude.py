@@ -43,9 +43,21 @@ def planish_gelu_tanh(x):
 
 
 @triton.jit
+def planish_max(a, b):
+    """Return the larger number, NaN when either is."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def planish_min(a, b):
+    """Return the smaller number, NaN when either is."""
+    return tl.minimum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def planish_clip(x, low, high):
-    """X within [low, high]."""
-    return tl.minimum(tl.maximum(x, low), high)
+    """Return x within [low, high]."""
+    return planish_min(planish_max(x, low), high)
 
 
 @triton.jit
