@@ -136,7 +136,30 @@ graph guarded(%x: f32[3,4], %go: bool[]) {
   return %y
 }"""
 
+WRITTEN = """
+graph written(%x: f32[3], %kept: f32[40,3]) {
+  @limit: f32[] = 50.0
+  @first: i64[2] = [1, 1]
+  @axis: i64[1] = [0]
+  @up: f32[] = 1.25
+  @yes: bool[] = [1]
+  %end, %all = Loop(_, @yes, %x, %kept) {body=graph body(
+    %i: i64[], %c: bool[], %a: f32[3], %list: f32[40,3]
+  ) {
+    %size = Abs(%a)
+    %grown = Add(%size, @up)
+    %number = Reshape(%i, @first)
+    %row = Unsqueeze(%grown, @axis)
+    %with = ScatterND(%list, %number, %row)
+    %most = ReduceMax(%grown, _) {keepdims=0}
+    %more = Less(%most, @limit)
+    return %more, %grown, %with
+  }}
+  return %end, %all
+}"""
+
 LOOPS = {
+    "written": WRITTEN,
     "counted": COUNTED,
     "symbolic": SYMBOLIC,
     "sideways": SIDEWAYS,
@@ -161,7 +184,7 @@ def random_loop(seed: int) -> Graph:
     for number in range(int(random.integers(1, 9))):
         name = f"v{number}"
         a, b = random.choice(values, 2)
-        kind = int(random.integers(0, 5))
+        kind = int(random.integers(0, 6))
         if kind == 0:
             lines.append(f"%{name} = {random.choice(UNARY)}(%{a})")
         elif kind == 1:
@@ -173,6 +196,11 @@ def random_loop(seed: int) -> Graph:
                 f"%{name}_top = Slice(%{a}, @zero, @two, @zero)",
                 f"%{name}_rest = Slice(%{b}, @two, @four, @zero)",
                 f"%{name} = Concat(%{name}_top, %{name}_rest) {{axis=0}}",
+            ]
+        elif kind == 4:
+            lines += [
+                f"%{name}_part = Slice(%{b}, @zero, @two, @zero)",
+                f"%{name} = ScatterND(%{a}, @places, %{name}_part)",
             ]
         else:
             lines.append(f"%{name} = {random.choice(BINARY)}(%{a}, %{b})")
@@ -188,6 +216,7 @@ def random_loop(seed: int) -> Graph:
       @zero: i64[1] = [0]
       @two: i64[1] = [2]
       @four: i64[1] = [4]
+      @places: i64[2,1] = [1,3]
       @w: f32[4,4] = [0.1,0.2,0.3,0.4,-0.1,-0.2,-0.3,0.4,0.1,0.2,0.3,-0.4,0.5,0.2,0.3,0.4]
       %outer = Tanh(%given)
       {", ".join(outputs)} = Loop(@trips, _, {", ".join(f"%{name}" for name in initial)}) {{

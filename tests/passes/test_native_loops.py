@@ -159,6 +159,13 @@ def test_loops_carry_only_what_changes_and_is_read() -> None:
     assert_equal_results(expected, graph, inputs)
 
 
+def test_a_carried_tensor_is_written_in_place() -> None:
+    graph = parse(LOOPS["written"])
+    counts = run_pipeline(graph, PLACING)[-1].counts
+    assert "copies of loop results" not in counts
+    assert counts["loop results written in place"] == 3
+
+
 def test_a_loop_that_may_not_run_keeps_its_nodes() -> None:
     graph = parse(LOOPS["limited"].replace("Add(%a, %number)", "Add(%a, %x)"))
     assert not run_pipeline(graph, [TidyLoops()])[0].counts.get("loop-invariant nodes")

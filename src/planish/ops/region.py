@@ -79,3 +79,21 @@ class Region(Op):
         for value in node.body.constants():
             moved = moved + value.array.nbytes
         return Cost(operations, moved)
+
+
+SCATTERS = frozenset({"ScatterElements", "ScatterND"})
+
+
+def works_in_place(node: Node, index: int) -> bool:
+    """Whether a Region's result may take the memory of operand `index`, laid out alike.
+
+    Pointwise kernels read every element before they write the one at its address; a scatter into
+    its first operand leaves alone what it does not write.
+    """
+    kind = node.attributes["kind"]
+    if len(node.outputs) != 1:
+        return False
+    if kind in SCATTERS:
+        anchor = next(iter(node.body))
+        return len(node.body) == 1 and index == 0 and anchor.inputs[0] is node.body.inputs[0]
+    return bool(kind == "pointwise")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from planish.ir.graph import Graph, Node, Value
+from planish.ops.region import works_in_place
 from planish.passes.views import BIJECTIVE, VIEWS
 
 
@@ -46,8 +47,7 @@ def is_overwritable(inner: Value | None, result: Value, order: Mapping[Node, int
     order : dict
         The body's nodes to their positions.
 
-    Every reader of `inner` must come before that region, or be that region if it is pointwise and
-    reads each element at the place that it writes.
+    Every reader of `inner` must come before that region, or be that region if it works in place.
     """
     if inner is None:
         return True
@@ -67,8 +67,10 @@ def is_overwritable(inner: Value | None, result: Value, order: Mapping[Node, int
         if place < order[writer]:
             continue
         same = reader is writer and direct and value.shape == source.shape
-        plain = source is result and writer.attributes.get("kind") == "pointwise"
-        if not (same and plain and writer.present_inputs.count(value) == 1):
+        alone = source is result and writer.present_inputs.count(value) == 1
+        if not (same and alone and writer.op == "Region"):
+            return False
+        if not works_in_place(writer, writer.present_inputs.index(value)):
             return False
     return True
 

@@ -13,6 +13,7 @@ from planish.errors import PlanError
 from planish.ir.graph import Node, Value
 from planish.ir.layout import Halo, Layout
 from planish.ir.shape import Dim
+from planish.ops.region import works_in_place
 from planish.plan.memory import Buffer, Ranges, upper_bound
 
 Guard = tuple[tuple[Value, bool], ...]
@@ -182,20 +183,21 @@ def _in_place(
 ) -> dict[Value, Value]:
     """Return, for outputs that can overwrite an operand that dies with their step, that operand.
 
-    Only pointwise regions with one output qualify: their kernels read every element before they
-    write the one at the same address, provided that both lie there with the same strides. What
-    comes from outside a loop is read again in the next iteration.
+    Regions say whether they can (`works_in_place`), provided that both lie there with the same
+    strides. What comes from outside a loop is read again in the next iteration.
     """
     replaced: dict[Value, Value] = {}
     for step, (node, _) in enumerate(order):
-        if node.attributes["kind"] != "pointwise" or len(node.outputs) != 1:
+        if not node.outputs:
             continue
         output = node.outputs[0]
         if root_of(output) is not output or first.get(output) != step:
             continue
         readers = [root_of(value) for value in node.present_inputs]
         start = _innermost_start(loops, step)
-        for value, root in zip(node.present_inputs, readers, strict=True):
+        for index, (value, root) in enumerate(zip(node.present_inputs, readers, strict=True)):
+            if not works_in_place(node, index):
+                continue
             dies = last.get(root) == step and start <= first[root] < step
             if dies and readers.count(root) == 1 and _same_place(value, root, output):
                 replaced[output] = root

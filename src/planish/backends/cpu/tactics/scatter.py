@@ -2,7 +2,8 @@
 
 y = x; y[index(i)] = y[index(i)] (op) u[i], in the order of i, so that the last of several writes to
 one element wins. That order makes it one item: the copy is vectorised, the writes are not. Bound by
-the copy of x unless most elements are written. Indices out of range are clamped.
+the copy of x unless most elements are written, or y lies where x does (a loop that writes into what
+it carries): then nothing is copied. Indices out of range are clamped.
 """
 
 from __future__ import annotations
@@ -73,8 +74,20 @@ class ScatterTactic(Tactic):
         builder = Builder(node, writer)
         copy, items, scratch = print_nests(writer, [_copy(builder)])
         first = [f"const int64_t begin = 0, end = {writer.dim(items)};", *copy]
-        lines = ["if (begin >= end) return;", *block("", first), *_writes(builder)]
+        lines = ["if (begin >= end) return;", *block(_unless_in_place(writer), first)]
+        lines += _writes(builder)
         return writer.kernel(lines, 1, scratch_bytes=scratch)
+
+
+def _unless_in_place(writer: KernelWriter) -> str:
+    """Return the condition under which x has to be copied; empty for always."""
+    region = writer.region
+    x, y, anchor = region.inputs[0], region.outputs[0], region.anchor
+    is_operand = anchor is not None and anchor.inputs[0] is x.value
+    if not is_operand or x.strides != y.strides:
+        return ""
+    # as numbers: the pointers are restrict, and compilers may take them for different ones
+    return f"if ((uintptr_t){writer.input_pointer(0)} != (uintptr_t){writer.output_pointer(0)})"
 
 
 def _copy(builder: Builder) -> Nest:
