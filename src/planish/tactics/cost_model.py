@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from planish.ir.dtypes import I8, U8
 from planish.ir.shape import Dim, evaluate, product, symbols_of
 from planish.ops.op import op_of
 from planish.tactics.tactic import Region
@@ -9,6 +10,7 @@ from planish.tactics.target import Target
 
 # Sustained rates of one core, deliberately round: only the order of the estimates matters.
 OPERATIONS_PER_MICROSECOND = {"avx512f": 150_000.0, "avx2": 60_000.0, "": 8_000.0}
+EIGHT_BITS = 4.0  # times as many operations on integers of eight bits
 BYTES_PER_MICROSECOND = 30_000.0
 STEP_OVERHEAD_MICROSECONDS = 0.3
 
@@ -29,6 +31,8 @@ def estimate_microseconds(region: Region, target: Target) -> float:
                 (*(operand.value for operand in (*region.inputs, *region.outputs)),
                  *region.body.constants()))  # fmt: skip
     rate = next(r for name, r in OPERATIONS_PER_MICROSECOND.items() if not name or target.has(name))
+    if region.anchor is not None and any(o.dtype in (I8, U8) for o in region.inputs):
+        rate *= EIGHT_BITS
     arithmetic = operations / (rate * target.threads)
     return max(arithmetic, moved / BYTES_PER_MICROSECOND) + STEP_OVERHEAD_MICROSECONDS
 

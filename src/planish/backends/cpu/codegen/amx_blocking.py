@@ -37,6 +37,7 @@ EXPOSED = 1.0  # of the time that such weights take from L3 the order "m" has to
 SCATTERED = 1.5  # what results cost more where each panel writes pieces of a plane beyond L2
 BLOCK_CYCLES = 50.0  # call, zeroing, storing, filling and draining the pipeline
 VECTOR_CYCLES = 3.0  # finishing 16 columns of a row
+BYTES_CYCLES = 4.5  # the same where sums are scaled, rounded and saturated
 ITEM_CYCLES = 10_000.0  # items shorter than this are not worth handing out
 
 
@@ -164,7 +165,8 @@ class _Model:
         loads += right / (L1_LINES if right_near else L3_LINES if right_far else L2_RIGHT)
         groups = self.steps.size // self.problem.kind.group
         compute = self.total_steps * max(rows * vectors * max(height, groups), loads)
-        finish = rows * height * vectors * VECTOR_CYCLES
+        cycles = BYTES_CYCLES if self.problem.kind.is_integer else VECTOR_CYCLES
+        finish = rows * height * vectors * cycles
         if blocking.order == "n" and blocks * rows * height * columns.padded * 2 > large:
             finish *= SCATTERED
         each = max(compute, finish) + 0.25 * min(compute, finish) + BLOCK_CYCLES

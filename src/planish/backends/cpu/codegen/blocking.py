@@ -36,6 +36,7 @@ NARROW_SHAPES = ((6, 2), (4, 3), (5, 2), (12, 1), (3, 3), (2, 4), (1, 6))
 FOLDED_SHAPES = ((12, 1), (8, 1), (16, 1), (14, 1))
 TILE_CYCLES = 30.0  # call, address arithmetic, first loads
 CELL_CYCLES = 1.2  # start and finish of one accumulator
+BYTES_CYCLES = 3.0  # the same where sums are scaled, rounded and saturated
 L2_LOAD_CYCLES = 0.1  # what a load of weights costs beyond its slot when a panel exceeds L1
 L1_BYTES = 32 << 10
 SHAPES_TRIED = 4
@@ -88,6 +89,7 @@ def _cycles(problem: Problem, tiling: Tiling, vectors: int, bindings: dict[str, 
     columns = problem.column_split(vectors, bindings)
     steps = extent_at(problem.depth, bindings) / problem.kind.group
     panel = steps * columns.vectors * problem.unit.lanes * 4
+    finish = BYTES_CYCLES if problem.kind.is_integer else CELL_CYCLES
     far = L2_LOAD_CYCLES if panel > L1_BYTES else 0.0
     total = 0.0
     for count, height, width in _tile_counts(tiling, bindings):
@@ -103,7 +105,7 @@ def _cycles(problem: Problem, tiling: Tiling, vectors: int, bindings: dict[str, 
             # many rows at the same cache set evict each other
             step *= 1.04 if height * width > 12 else 1.0
             step += far * wide
-            total += count * panels * (steps * step + TILE_CYCLES + CELL_CYCLES * cells)
+            total += count * panels * (steps * step + TILE_CYCLES + finish * cells)
     return total
 
 

@@ -6,10 +6,7 @@ channels (or several taps' where they are neighbours in memory), read in place, 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar
-
-import numpy as np
 
 from planish.backends.cpu.codegen.amx import print_amx
 from planish.backends.cpu.codegen.amx_blocking import candidate_amx_blockings
@@ -18,7 +15,6 @@ from planish.backends.cpu.codegen.element import vector_unit
 from planish.backends.cpu.codegen.gemm_problem import Problem
 from planish.backends.cpu.codegen.packing import pack_columns
 from planish.backends.cpu.tactics.convolution import (
-    ConvolutionShape,
     convolution_problem,
     read_convolution,
     refuse_integers,
@@ -60,47 +56,7 @@ def refuse_steps(problem: Problem) -> str | None:
 def _problem(region: Region, target: Target) -> tuple[Problem, Array]:
     """Return the GEMM of a region that is supported, and its weight matrices [groups, K, N]."""
     problem, matrices = convolution_problem(region, target, tiles=True)
-    run, group = problem.run, problem.kind.group
-    if problem.kind.is_integer and isinstance(run, int) and run % group:
-        return _with_whole_groups(region, unfolded(problem), matrices)
     return unfolded(problem), matrices
-
-
-def _with_whole_groups(region: Region, problem: Problem, matrices: Array) -> tuple[Problem, Array]:
-    """Return the GEMM with runs of whole groups, where that reads no byte behind the operand.
-
-    What a group has too many are bytes of a neighbour, which weights of zero drop: a first
-    convolution of three channels and seven columns has runs of 21, and reads 24.
-    """
-    shape, run = read_convolution(region, integers=True), problem.run
-    if isinstance(shape, str) or not isinstance(run, int):
-        return problem, matrices
-    wide = problem.kind.padded(run)
-    behind = _bytes_behind(shape)
-    if behind is None or behind < wide - run:
-        return problem, matrices
-    groups, depth, columns = matrices.shape
-    padded = np.zeros((groups, depth // run, wide, columns), matrices.dtype)
-    padded[:, :, :run] = matrices.reshape(groups, -1, run, columns)
-    return replace(problem, run=wide), padded.reshape(groups, -1, columns)
-
-
-def _bytes_behind(shape: ConvolutionShape) -> int | None:
-    """Return how many elements of the operand, halo included, lie behind the last one read."""
-    operand, window = shape.operand, shape.window
-    total = 0
-    axes = zip(
-        operand.shape[2:], operand.strides[2:], operand.halo[2:], window.reach, window.strides,
-        shape.begin, shape.anchor.output.known_shape[2:], strict=True,
-    )  # fmt: skip
-    for extent, stride, (_, after), reach, step, begin, positions in axes:
-        if not isinstance(extent, int) or not isinstance(stride, int):
-            return None
-        if not isinstance(positions, int):
-            return None
-        last = (positions - 1) * step - begin + reach - 1
-        total += (extent - 1 + after - last) * stride
-    return total
 
 
 class AmxConvolution(Tactic):
