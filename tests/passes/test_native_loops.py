@@ -17,6 +17,7 @@ from planish.passes.hoist_projections import HoistProjections
 from planish.passes.inline_if import InlineIf
 from planish.passes.native_loops import NativeLoops, is_native_loop, is_plannable, loop_symbol
 from planish.passes.tidy_loops import TidyLoops
+from planish.tactics.region import repetitions
 from tests.passes.checks import assert_equal_results, parse, random_inputs
 from tests.passes.loop_graphs import COUNTED, LOOPS, SYMBOLIC, WHILE, random_loop
 from tests.plan.simulator import assert_simulation
@@ -157,6 +158,13 @@ def test_loops_carry_only_what_changes_and_is_read() -> None:
     assert len(loop.outputs) == 2
     assert "Exp" in [node.op for node in graph]
     assert_equal_results(expected, graph, inputs)
+
+
+def test_regions_know_how_often_they_run() -> None:
+    graph = parse(LOOPS["nested"])
+    run_pipeline(graph, PLACING)
+    times = set(repetitions(graph, graph.ranges).values())
+    assert times == {70, 70 * 66}
 
 
 def test_a_carried_tensor_is_written_in_place() -> None:

@@ -18,6 +18,7 @@ from planish.ir.graph import Attribute, Graph, Node, Value
 from planish.ir.layout import Layout
 from planish.ir.shape import Dim, Shape, symbols_of
 from planish.ir.source import Source
+from planish.passes.native_loops import is_native_loop, loop_symbol
 from planish.tactics.tactic import Operand, Region, layout_of
 from planish.tactics.target import Target
 
@@ -61,6 +62,26 @@ def regions_of(graph: Graph) -> list[Node]:
     live: list[Node] = []
     _collect(graph, set(), live)
     return live[::-1]
+
+
+def repetitions(graph: Graph, ranges: Ranges) -> dict[Node, int]:
+    """Return how often each region of a loop's body runs at the shapes to tune for.
+
+    Regions outside of loops are absent.
+    """
+    found: dict[Node, int] = {}
+    pending = [(graph, 1)]
+    while pending:
+        inside, times = pending.pop()
+        for node in inside:
+            if node.op == "Region":
+                found[node] = times
+                continue
+            count = times
+            if is_native_loop(node):
+                count = times * (ranges[loop_symbol(node)][1] + 1)
+            pending += [(subgraph, count) for subgraph in node.subgraphs]
+    return {node: times for node, times in found.items() if times != 1}
 
 
 def make_region(

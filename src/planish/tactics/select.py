@@ -19,7 +19,7 @@ from planish.ops.op import op_of
 from planish.plan.plan import Plan
 from planish.plan.weights import WeightPool
 from planish.tactics.cost_model import estimate_microseconds
-from planish.tactics.region import region_key, region_of, regions_of
+from planish.tactics.region import region_key, region_of, regions_of, repetitions
 from planish.tactics.tactic import (
     Choice,
     Config,
@@ -111,8 +111,10 @@ def group_regions(
         groups[key].nodes.append(node)
         groups[key].regions.append(region)
     found = list(groups.values())
+    repeated = repetitions(graph, graph.ranges)
     for group in found:
-        group.estimate = estimate_microseconds(group.representative, target) * len(group.regions)
+        runs = sum(repeated.get(node, 1) for node in group.nodes)
+        group.estimate = estimate_microseconds(group.representative, target) * runs
     _report_fallbacks(found, config)
     return found
 
