@@ -18,6 +18,7 @@ class BuildWithPth(build_py):
     """Copies the .pth file to the root of the wheel, editable ones included."""
 
     def run(self) -> None:
+        """Build the package and copy the file beside it."""
         super().run()
         folder = self.build_lib
         if self.editable_mode:
@@ -26,6 +27,7 @@ class BuildWithPth(build_py):
         self.copy_file(PTH, str(Path(folder, PTH)))
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        """Return the files that are built."""
         return [*super().get_outputs(include_bytecode), str(Path(self.build_lib, PTH))]
 
 

@@ -20,12 +20,16 @@ from types import FrameType
 from typing import Any
 
 from planish.config import DEFAULT_BATCH_RANGE, Profile, Progress
-from planish.errors import BuildCancelled, PlanishError
+from planish.errors import BuildCancelled
 from planish.frontends.tensorflow import environment, resources
 from planish.frontends.tensorflow.calibration import ByteCalibrator
 from planish.frontends.tensorflow.engine_builder import SegmentGraph, build_engine
 from planish.frontends.tensorflow.engine_cache import Array, EngineCache, Shapes
-from planish.frontends.tensorflow.engine_rules import implicit_batch_profiles, profiles_for
+from planish.frontends.tensorflow.engine_rules import (
+    FAILURES,
+    implicit_batch_profiles,
+    profiles_for,
+)
 from planish.frontends.tensorflow.graph_view import reference
 from planish.frontends.tensorflow.rewriting import PlacedEngine
 from planish.frontends.tensorflow.saving import engine_resource
@@ -155,8 +159,8 @@ class AheadBuilder:
         except BuildCancelled:
             self._abandon(name, 0.0)
             return
-        except PlanishError as error:
-            self._failed(name, profiles, str(error))
+        except FAILURES as error:
+            self._failed(name, profiles, f"the engine could not be built: {error}")
             return
         if calibrator is not None:
             self._calibration[name] = self._cache(name).calibration_data = calibrator.data

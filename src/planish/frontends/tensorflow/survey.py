@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from planish.errors import PlanishError, UnsupportedOperatorError
+from planish.errors import UnsupportedOperatorError
+from planish.frontends.tensorflow.engine_rules import FAILURES
 from planish.frontends.tensorflow.environment import denied_ops
 from planish.frontends.tensorflow.graph_view import GraphView
 from planish.frontends.tensorflow.segment import Segment, cut
@@ -21,6 +22,12 @@ _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _HARMLESS = ("While", "If", "Case", *_CALLS)  # marked as stateful whatever their bodies do
 _BRANCHES = ("Switch", "RefSwitch", "Enter", "RefEnter")
 _NOT_FOR_INTEGERS = ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "BiasAdd")
+# the shape of the result is known only when it is there: TensorFlow is better at these
+_DATA_DEPENDENT = (
+    "Unique", "UniqueV2", "UniqueWithCounts", "UniqueWithCountsV2", "Where", "ListDiff",
+    "DynamicPartition", "BooleanMask", "NonMaxSuppression", "NonMaxSuppressionV2",
+    "NonMaxSuppressionV3", "NonMaxSuppressionV4", "NonMaxSuppressionV5",
+)  # fmt: skip
 _UNCOUNTED = ("Const", "NoOp", "Placeholder")  # neither inside nor outside: nothing to compute
 
 
@@ -97,8 +104,8 @@ def refused_nodes(segment: Segment) -> dict[str, str]:
         read_tensorflow(graph)
     except UnsupportedOperatorError as error:
         return _by_node(segment, error)
-    except PlanishError as error:
-        return dict.fromkeys(segment.names, error.what)
+    except FAILURES as error:
+        return dict.fromkeys(segment.names, getattr(error, "what", str(error)))
     return {}
 
 
@@ -169,6 +176,8 @@ def _refused_alone(
             yield name, "TF_TRT_OP_DENYLIST names this operation"
         elif node.op not in RULES and node.op not in _CALLS:
             yield name, "Planish has no rule for this operation"
+        elif node.op in _DATA_DEPENDENT:
+            yield name, "the shape of its result depends on data"
         elif name in branches:
             yield name, "inside control flow of TensorFlow 1"
         elif reason := _unfit(view, name):
