@@ -15,8 +15,10 @@ import numpy as np
 
 from planish.errors import ConfigError, InputError
 from planish.ir.clone import clone_graph
-from planish.ir.graph import Graph, Value
+from planish.ir.declarations import DECLARED
+from planish.ir.graph import Graph, Node, Value
 from planish.ir.shape import evaluate, symbols_of
+from planish.ops.infer import infer_node
 from planish.passes.dead_code import DeadCode
 from planish.quantize.cache import CalibrationCache, format_cache
 from planish.quantize.calibrators import Calibrator
@@ -30,6 +32,7 @@ from planish.runtime.engine import Engine
 Array = np.ndarray[Any, Any]
 
 PIECE_BYTES = 48 << 20
+SPATIAL = frozenset({"AveragePool", "Conv", "ConvTranspose", "GlobalAveragePool", "MaxPool"})
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 Observe = Callable[[Array, Array, Array], None]  # array, bins and state of a histogram
 
@@ -244,10 +247,30 @@ def _observed(graph: Graph, values: Sequence[Value]) -> Graph:
     computed = {tensor_name(value): value for value in values if value.producer is not None}
     if not computed:  # inputs alone: the batches themselves are observed
         return marked
-    marked.outputs = [copies[value] for value in computed.values()]
+    marked.outputs = [_as_stored(marked, copies[value]) for value in computed.values()]
     marked.output_names = list(computed)
     DeadCode().run(marked)
     return marked
+
+
+def _as_stored(graph: Graph, value: Value) -> Value:
+    """Return `value` with its elements in the order in which convolutions store them.
+
+    A histogram does not care about the order, and a tensor that is an output as it lies in memory
+    is not copied once more.
+    """
+    nodes = [value.producer, *value.users]
+    if (
+        value.shape is None
+        or value.rank < 3
+        or not any(node is not None and node.op in SPATIAL for node in nodes)
+    ):
+        return value
+    result = graph.new_value(value.dtype, None, value.name)
+    order = (0, *range(2, value.rank), 1)
+    node = Node("Transpose", [value], [result], {**DECLARED["Transpose"], "perm": order})
+    infer_node(graph.append(node))
+    return result
 
 
 def _matching(graph: Graph, copy: Graph) -> dict[Value, Value]:
