@@ -10,6 +10,7 @@ from planish.backends.cpu.tactics.convolution import GemmConvolution
 from planish.backends.cpu.tactics.depthwise import DepthwiseConvolution
 from planish.backends.cpu.tactics.direct_convolution import DirectConvolution
 from planish.backends.cpu.tactics.matmul import GemmMatMul
+from planish.backends.cpu.tactics.transposed_convolution import PhasedTransposedConvolution
 from planish.tactics.tactic import Kernel
 from planish.tactics.target import Target
 from tests.backends.cpu.kernel_harness import Case, Library, prepare
@@ -54,6 +55,7 @@ CONVOLUTIONS = [
     ),
     Quantized("long", (1, 512, 7, 7), 128, (3, 3), pad=1, epilogue=("Relu",), result="u8"),
     Quantized("runtime", (1, 20, 5, 5), 24, (3, 3), data="i8", runtime=True),
+    Quantized("runtime_padding", (1, 20, 5, 5), 24, (3, 3), pad=1, runtime=True),
     Quantized("line", (2, 24, 31), 40, (3,), pad=1, data="i8"),
 ]
 DEPTHWISE = [
@@ -78,6 +80,23 @@ OTHERS = [
     Quantized("signed_wide", (1, 12, 9, 8), 20, (3, 3), "i8", pad=1, group=2, weight_zero=12),
     Quantized("up", (1, 12, 5, 6), 20, (3, 3), "i8", pad=1, stride=2, op="ConvTranspose", zero=3),
     Quantized("up_2x2", (2, 8, 5, 6), 33, (2, 2), stride=2, op="ConvTranspose", epilogue=("Relu",)),
+]
+UPWARD = [
+    Quantized("up", (1, 12, 5, 6), 20, (3, 3), "i8", pad=1, stride=2, op="ConvTranspose", halo=2),
+    Quantized(
+        "up_u8",
+        (2, 16, 5, 6),
+        37,
+        (4, 4),
+        pad=1,
+        stride=2,
+        op="ConvTranspose",
+        halo=2,
+        epilogue=("Relu",),
+        result="u8",
+    ),
+    Quantized("up_2x2", (2, 8, 5, 6), 33, (2, 2), stride=2, op="ConvTranspose", zero=7),
+    Quantized("up_line", (1, 8, 9), 33, (2,), "i8", stride=2, op="ConvTranspose", result="f32"),
 ]
 PRODUCTS = [
     Quantized("plain", (33, 64), 48),
@@ -117,6 +136,11 @@ def test_depthwise_convolutions_are_those_of_the_reference(target: Target) -> No
 
 def test_plain_loops_give_the_results_of_the_reference() -> None:
     check(DirectConvolution(), OTHERS, WIDEST)
+
+
+@pytest.mark.parametrize("target", targets())
+def test_transposed_convolutions_are_those_of_the_reference(target: Target) -> None:
+    check(PhasedTransposedConvolution(), UPWARD, target, limit=2 if target is WIDEST else 1)
 
 
 @pytest.mark.parametrize("target", targets())

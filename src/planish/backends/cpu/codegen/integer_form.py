@@ -8,6 +8,8 @@ Its *integer form*, which kernels are printed from, is the same function without
 
     ConvInteger | MatMulInteger(x, w, zx, zw) -> Cast -> Mul(sx * sw) -> Add(bias), epilogue
 
+A transposed convolution, for which ONNX has no operator of integers, keeps its name, and no zero
+points: its kernel reads them from the region.
 Sums are exact. A scale that only the data tells (sx) is a factor of its own, and a zero point that
 only the data tells is taken off afterwards, times the sums of the weights. A mean over windows is a
 depthwise product by ones. Padding is zeros in memory; where zero is not the zero point, the bias
@@ -38,8 +40,11 @@ PADDING_BYTES = 16 << 20  # a larger correction of the padding is not worth its 
 INTEGER_OPS = {
     "AveragePool": "ConvInteger",
     "Conv": "ConvInteger",
+    "ConvTranspose": "ConvTranspose",
     "MatMul": "MatMulInteger",
 }
+# kernels of others do not read padding, or allow for it themselves
+PADDED = ("AveragePool", "Conv")
 
 
 def largest_sum(depth: int) -> float:
@@ -146,6 +151,8 @@ def _is_quantized_data(anchor: Node, data: Node) -> bool:
     scale, zero = data.input(1), data.input(2)
     if scale is None or any(dim != 1 for dim in scale.known_shape):
         return False
+    if anchor.op == "ConvTranspose" and zero is not None and zero.constant is None:
+        return False
     return zero is None or all(dim == 1 for dim in zero.known_shape)
 
 
@@ -153,8 +160,6 @@ def _is_padding_known(anchor: Node, data: Node) -> bool:
     """Whether kernels that take padding for zeros can allow for the data's zero point."""
     if not _has_shifted_padding(anchor, data):
         return True
-    if scalar_constant(data.input(2)) is None:
-        return False
     extents = anchor.output.known_shape[1:]
     static = [extent for extent in extents if isinstance(extent, int)]
     known = len(static) == len(extents) and window_of(anchor).padding.static is not None
@@ -185,7 +190,7 @@ def _is_quantized_weight(anchor: Node, weight: Node) -> bool:
 def _has_shifted_padding(anchor: Node, data: Node) -> bool:
     """Whether a padding, which is zeros in memory, stands for another number than zero."""
     zero = data.input(2)
-    if anchor.op == "MatMul" or zero is None or scalar_constant(zero) == 0:
+    if anchor.op not in PADDED or zero is None or scalar_constant(zero) == 0:
         return False
     return not window_of(anchor).padding.is_zero
 
@@ -298,6 +303,8 @@ class _Lowering:
                       key in anchor.attributes}  # fmt: skip
         if self.factors.weight is None:
             attributes["group"] = len(self.factors.weights)
+        if op == anchor.op:
+            parameters = []
         sums = self._append(op, [*operands, *parameters], I32, attributes)
         total = self._append("Cast", [sums], F32, {"to": F32})
         if given_zero is not None and not known_zero:
@@ -321,14 +328,16 @@ class _Lowering:
         if self.anchor.op == "MatMul":
             others = (weights.ndim - 2,)
         totals = weights.sum(axis=others, dtype=np.float64)
+        if _has_shifted_padding(self.anchor, self.factors.data):
+            totals = _taps_inside(weights.sum(axis=1, dtype=np.float64), self.anchor)
         one = self.graph.constant(np.ones((), np.float32))
         single = self.graph.new_value(F32, zero.shape, "zero")
         attributes = dict(DECLARED["DequantizeLinear"])
         self.graph.append(Node("DequantizeLinear", [self._value(zero), one], [single], attributes))
         columned = totals.astype(np.float32)
-        if self.anchor.op != "MatMul":
+        if self.anchor.op != "MatMul" and columned.ndim == 1:
             columned = columned.reshape(-1, *(1,) * (self.anchor.output.rank - 2))
-        elif weights.ndim > 2:
+        elif self.anchor.op == "MatMul" and weights.ndim > 2:
             columned = columned[..., None, :]
         return self._append("Mul", [single, self.graph.constant(columned)], F32)
 
@@ -336,7 +345,8 @@ class _Lowering:
         """Return what is added to the scaled sums: the bias, and what the padding leaves out."""
         given = self.anchor.input(2)
         bias = None if given is None or self.factors.weight is None else given.array.reshape(-1)
-        if not _has_shifted_padding(self.anchor, self.factors.data):
+        shifted = _has_shifted_padding(self.anchor, self.factors.data)
+        if not shifted or scalar_constant(self.factors.data.input(2)) is None:
             return None if bias is None else self._columns(bias)
         border = padding_sums(self.anchor, self.factors)
         ones = (1,) * (border.ndim - 1)
@@ -350,7 +360,7 @@ class _Lowering:
         if array.ndim > 1:
             return self.graph.constant(array.astype(np.float32))
         flat = array.astype(np.float32).reshape(-1)
-        if flat.size > 1 and self.anchor.op == "Conv":
+        if flat.size > 1 and self.anchor.op != "MatMul":
             return self.graph.constant(flat.reshape(-1, *(1,) * (self.anchor.output.rank - 2)))
         return self.graph.constant(flat)
 

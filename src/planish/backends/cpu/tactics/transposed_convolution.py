@@ -4,7 +4,8 @@ Output positions o with the same remainder r = o mod stride see the same taps: w
 + r, tap t contributes from input position q + (r + pad - t * dilation) / stride, if that is whole.
 So each phase is an ordinary convolution of stride 1 with every stride-th tap, written with stride;
 no product with a zero is ever computed. All phases are one kernel, their items one after the other.
-Positions outside the input have to be zeros in memory.
+Positions outside the input have to be zeros in memory. Of quantized operands the integers are
+multiplied; each phase has sums of its own to start from, because its weights are others.
 """
 
 from __future__ import annotations
@@ -28,10 +29,22 @@ from planish.backends.cpu.codegen.epilogue import (
 )
 from planish.backends.cpu.codegen.gemm import print_gemm
 from planish.backends.cpu.codegen.gemm_problem import Blocking, Problem
+from planish.backends.cpu.codegen.integer_form import (
+    BYTES,
+    factors_of,
+    integer_form,
+    largest_sum,
+)
 from planish.backends.cpu.codegen.packing import pack_columns, pack_matrix
 from planish.backends.cpu.codegen.row_axes import Axis, merge_axes
 from planish.backends.cpu.codegen.scalar import c_dim
-from planish.backends.cpu.tactics.convolution import FLOATS, input_behind_casts
+from planish.backends.cpu.tactics.convolution import (
+    FLOATS,
+    first_sums,
+    input_behind_casts,
+    refuse_integers,
+    zero_point_of,
+)
 from planish.errors import TacticError
 from planish.ir.graph import Node
 from planish.ir.shape import Dim, Shape, static_shape
@@ -89,6 +102,13 @@ class _Convolution:
     group: int
     phases: tuple[tuple[AxisPhase, ...], ...]  # one combination of axis phases each
     strides: tuple[int, ...]
+    region: Region  # what it was read from: the region, or its integer form
+    zero: int = 0  # of integer data
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether integers are multiplied."""
+        return self.operand.dtype in BYTES
 
     @property
     def channels(self) -> int:
@@ -119,11 +139,11 @@ class PhasedTransposedConvolution(Tactic):
         convolution, unit = _read(region), vector_unit(target)
         if isinstance(convolution, str) or unit is None:
             return []
-        epilogue = _epilogue(region, convolution)
+        epilogue = _epilogue(convolution)
         busiest = max(
             convolution.phases, key=lambda phase: math.prod(len(axis.taps) for axis in phase)
         )
-        problem = _problem(region, convolution, epilogue, unit, busiest, 0)
+        problem = _problem(convolution, epilogue, unit, busiest, 0)
         bindings = {name: opt for name, (_, opt, _) in region.ranges.items()}
         return [b.as_config() for b in candidate_blockings(problem, target, bindings)]
 
@@ -132,11 +152,11 @@ class PhasedTransposedConvolution(Tactic):
         convolution, unit = _read(region), vector_unit(target)
         if isinstance(convolution, str) or unit is None:
             raise TacticError(f"it cannot do it: {convolution}", where=region.name)
-        epilogue, blocking = _epilogue(region, convolution), Blocking.of(config)
+        epilogue, blocking = _epilogue(convolution), Blocking.of(config)
         sources, items, packed, scratch = [], [], list(epilogue.arrays), 0
-        columns = None
+        columns, starts = None, []
         for number, phase in enumerate(convolution.phases):
-            problem = _problem(region, convolution, epilogue, unit, phase, number)
+            problem = _problem(convolution, epilogue, unit, phase, number)
             printed = print_gemm(problem, blocking)
             if columns is None or printed.columns.padded > columns.padded:
                 columns = printed.columns  # phases with folded lanes pad less
@@ -145,9 +165,13 @@ class PhasedTransposedConvolution(Tactic):
             matrix = _matrix(convolution, phase)
             run = problem.run if isinstance(problem.run, int) else 1
             packed.append(pack_matrix(matrix, run, printed.columns, problem.kind))
+            start = first_sums(matrix, convolution.zero, problem.kind)
+            if start is not None:
+                starts.append(pack_columns(start, printed.columns))
             scratch = max(scratch, printed.scratch_bytes)
         if epilogue.bias is not None and columns is not None:
             packed.append(pack_columns(epilogue.bias.reshape(convolution.group, -1), columns))
+        packed += starts
         sources.append(_print_dispatch(items, region.symbols))
         total = sum(items, start=0)
         return Kernel("\n".join(sources), total, tuple(packed), scratch, unit.isa)
@@ -172,19 +196,23 @@ def _print_dispatch(items: Sequence[Dim], symbols: Sequence[str]) -> str:
 
 
 def _read(region: Region) -> _Convolution | str:
+    factors = None if region.anchor is None else factors_of(region.anchor)
+    lowered = integer_form(region)
+    region = lowered or region
     anchor = region.anchor
     if region.kind != "ConvTranspose" or anchor is None:
         return "the region is not a transposed convolution"
     source = input_behind_casts(anchor.present_inputs[0])
     if source is None or source not in region.body.inputs:
         return "there are operations before the convolution"
-    weight, bias = anchor.present_inputs[1], anchor.input(2)
+    weight, bias = anchor.present_inputs[1], None if lowered else anchor.input(2)
     if weight.constant is None or (bias is not None and bias.constant is None):
         return "the weights are not constants"
     index = region.body.inputs.index(source)
     operand = region.inputs[index]
-    if operand.dtype not in FLOATS or weight.dtype not in FLOATS:
-        return f"{operand.dtype} x {weight.dtype} is not a product of floats"
+    types = BYTES if lowered else FLOATS
+    if operand.dtype not in types or weight.dtype not in types:
+        return f"{operand.dtype} x {weight.dtype} is not a product that it does"
     if operand.strides[1] != 1 or any(not isinstance(s, int) for s in operand.strides[2:]):
         return "the input's channels are not contiguous"
     reason = refuse_epilogue(region, split_body(region.body, anchor))
@@ -193,10 +221,31 @@ def _read(region: Region) -> _Convolution | str:
     phases = _phases(anchor, operand)
     if isinstance(phases, str):
         return phases
+    weights, zero = weight.array, 0
+    if lowered is not None and factors is not None:
+        weights, given = factors.plain_weights, factors.data.input(2)
+        zero = zero_point_of(given) if given is None or given.is_constant else 0
+        reason = refuse_integers(weights)
+        if reason is None and zero and _reads_outside(operand, phases):
+            reason = "zeros around the input are not its zero point"
+        if reason is not None:
+            return reason
     window = transposed_window(anchor.attributes, operand.shape[2:], kernel_of(anchor))
     values = None if bias is None else bias.array.astype(np.float32)
     group = int(anchor.attributes.get("group", 1))
-    return _Convolution(anchor, operand, index, weight.array, values, group, phases, window.strides)
+    return _Convolution(
+        anchor, operand, index, weights, values, group, phases, window.strides, region, zero
+    )
+
+
+def _reads_outside(operand: Operand, phases: Sequence[Sequence[AxisPhase]]) -> bool:
+    """Whether some output position has taps outside of the input."""
+    for phase in phases:
+        for extent, part in zip(operand.shape[2:], phase, strict=True):
+            last = part.count - 1 + part.first + part.step * (len(part.taps) - 1)
+            if part.first < 0 or last > int(str(extent)) - 1:
+                return True
+    return False
 
 
 def _phases(anchor: Node, operand: Operand) -> tuple[tuple[AxisPhase, ...], ...] | str:
@@ -224,9 +273,13 @@ def _phases(anchor: Node, operand: Operand) -> tuple[tuple[AxisPhase, ...], ...]
     return tuple(itertools.product(*axes))
 
 
-def _epilogue(region: Region, convolution: _Convolution) -> Epilogue:
+def _epilogue(convolution: _Convolution) -> Epilogue:
+    region = convolution.region
     parts = split_body(region.body, convolution.anchor)
-    return make_epilogue(region, parts, 1, convolution.bias)
+    most = math.inf
+    if convolution.is_integer:
+        most = largest_sum(convolution.weights.size // convolution.outputs)
+    return make_epilogue(region, parts, 1, convolution.bias, most)
 
 
 def _at_phase(epilogue: Epilogue, phase: Sequence[AxisPhase], strides: Sequence[int]) -> Epilogue:
@@ -248,7 +301,6 @@ def _at_phase(epilogue: Epilogue, phase: Sequence[AxisPhase], strides: Sequence[
 
 
 def _problem(
-    region: Region,
     convolution: _Convolution,
     epilogue: Epilogue,
     unit: VectorUnit,
@@ -256,16 +308,20 @@ def _problem(
     number: int,
 ) -> Problem:
     """Return the GEMM of one phase."""
-    operand = convolution.operand
+    region, operand = convolution.region, convolution.operand
+    kind = unit.kind_in_place(operand.dtype)
     moved = _at_phase(epilogue, phase, convolution.strides)
     first = len(region.inputs) + len(region.outputs) + len(epilogue.arrays)
     loops, run = _walk(phase, operand.strides[2:], convolution.channels)
     offset: Dim = 0
     for part, stride in zip(phase, operand.strides[2:], strict=True):
         offset = offset + stride * part.first
+    bias = None if epilogue.bias is None else first + len(convolution.phases)
+    if kind.is_integer and (kind.flips or convolution.zero):
+        bias = first + len(convolution.phases) + number
     problem = Problem(
         unit=unit,
-        kind=unit.kind_in_place(operand.dtype),
+        kind=kind,
         symbols=region.symbols,
         axes=tuple(merge_axes(_axes(convolution, moved, phase))),
         columns=convolution.outputs,
@@ -275,7 +331,7 @@ def _problem(
         input_offset=offset,
         input_pointer=convolution.index,
         weight_pointer=first + number,
-        bias_pointer=None if epilogue.bias is None else first + len(convolution.phases),
+        bias_pointer=bias,
     )
     # groups find their bias by the padding of the columns: it has to be the same in all phases
     return problem if convolution.group > 1 else fold_columns(problem)
