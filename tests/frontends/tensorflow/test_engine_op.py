@@ -394,6 +394,7 @@ def test_file_of_other_engines_is_reported_and_left_out(tmp_path, caplog):
         resources.initialize_trt_resource(handle, path, 2)
     assert "cannot be used, it is built again when needed" in caplog.text
     resources.serialize_trt_resource("theirs:1", "", delete_resource=True)
+    gc.collect()
     assert resources.existing_cache("theirs:1") is None
 
 

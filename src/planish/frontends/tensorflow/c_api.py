@@ -27,7 +27,7 @@ CREATE_FUNCTION = ctypes.CFUNCTYPE(_POINTER, _POINTER)
 COMPUTE_FUNCTION = ctypes.CFUNCTYPE(None, _POINTER, _POINTER)
 
 STRING, RESOURCE = 7, 20  # DataType numbers
-ABORTED, NOT_FOUND, INTERNAL = 10, 5, 13  # codes of a status
+CANCELLED, NOT_FOUND, INTERNAL = 1, 5, 13  # codes of a status
 TEXT_BYTES = 24  # sizeof(TF_TString)
 
 # DataType number (tensorflow/core/framework/types.proto) to numpy's type

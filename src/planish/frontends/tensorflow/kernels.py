@@ -12,14 +12,18 @@ found out on the way, and is kept here:
   puts an ``EnsureShape`` behind it.
 - `AllocateOutput` does not check the type: it is asked for with `ExpectedOutputDataType`.
 - Nothing may pass a C frame: every exception becomes a status.
+- A data set may call a kernel in threads of TensorFlow while Python ends; such a thread would hang,
+  and the process with it. Before that, kernels refuse until the data sets' buffers are full.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +32,7 @@ import numpy as np
 
 from planish.errors import PlanishError
 from planish.frontends.tensorflow.c_api import (
+    CANCELLED,
     COMPUTE_FUNCTION,
     CREATE_FUNCTION,
     INTERNAL,
@@ -211,6 +216,26 @@ class _States:
         return len(self._states)
 
 
+class _Traffic:
+    """Executions of kernels, as far as the end of the process must know of them."""
+
+    def __init__(self) -> None:
+        self.active: set[int] = set()  # threads inside a kernel
+        self.calls = 0
+        self.closing = False
+
+    def close(self) -> None:
+        """Refuse what comes, and wait until nothing comes any more, for some seconds at most."""
+        self.closing = True
+        seen, deadline = -1, time.monotonic() + _LONGEST_CLOSE
+        while self.calls and (self.active or self.calls != seen) and time.monotonic() < deadline:
+            seen = self.calls
+            time.sleep(_QUIET)
+
+
+_QUIET = 0.1  # seconds without a call that tell that no thread calls any more
+_LONGEST_CLOSE = 5.0
+_TRAFFIC = _Traffic()
 _SEMAPHORE_BYTES = 64  # sizeof(sem_t) is 32
 STATES = _States()
 
@@ -250,6 +275,8 @@ def define(definition: OpDefinition, create: Create, compute: Compute) -> None:
     builder = functions.NewKernelBuilder(
         name, b"CPU", create_function, compute_function, STATES.delete_function
     )
+    if len(_KEPT_ALIVE) == 2:
+        atexit.register(_TRAFFIC.close)
     functions.RegisterKernelBuilder(name + b"CPU", builder, status)
     functions.check(status)
     functions.DeleteStatus(status)
@@ -290,12 +317,18 @@ def _compute(compute: Compute, address: int, context_address: int) -> None:
     functions = api()
     status = functions.NewStatus()
     context = KernelContext(context_address, status)
+    thread = threading.get_ident()
     try:
+        _TRAFFIC.active.add(thread)
+        _TRAFFIC.calls += 1
+        if _TRAFFIC.closing:
+            raise StatusError(CANCELLED, "the process ends")
         compute(STATES[address], context)
     except BaseException as error:  # a C frame is above
         _report(functions.OpKernelContext_Failure, context_address, status, error)
     context.close()
     functions.DeleteStatus(status)
+    _TRAFFIC.active.discard(thread)
 
 
 def _report(fail: Callable[[int, int], None], address: int, status: int, error: object) -> None:

@@ -226,7 +226,7 @@ def _put(records: Sequence[EngineRecord], cache: EngineCache, path: str) -> None
                 "%s: an engine in %s cannot be used, it is built again when needed: %s",
                 cache.name,
                 path,
-                error,
+                str(error),  # the exception itself would hold the cache
             )
 
 
