@@ -22,7 +22,7 @@ from planish.plan.serialize import plan_to_json
 from planish.plan.weights import WeightPool
 from planish.quantize.request import PrecisionRequest
 from planish.quantize.scheme import Ranges
-from planish.report_builder import choice_lines, make_report
+from planish.report_builder import choice_lines, make_report, precision_of
 from planish.runtime.engine import Engine
 from planish.tactics.select import choices_of, group_regions, kernels_of
 from planish.tactics.tune import tune
@@ -83,6 +83,7 @@ def build(model: str | Path | bytes | onnx.ModelProto, config: BuildConfig | Non
         code = backend.assemble(plan, kernels, target) if kernels else None
         clock.tell(4, [code.source] if code else [])
 
+    request.check({precision_of(choice) for choice in choices.values()})
     report = make_report(
         model, imported, graph.notes, passes, choices, plan, target, config, clock, tuned, request
     )

@@ -114,7 +114,7 @@ def _layer(choice: Choice) -> LayerReport:
         layers=str(region.node.source),
         operations=operations_of(region),
         shape="x".join(str(dim) for dim in region.outputs[0].shape),
-        precision=_precision(choice),
+        precision=precision_of(choice),
         tactic=choice.tactic,
         config="{" + settings + "}",
         microseconds=None if choice.microseconds is None else round(choice.microseconds, 2),
@@ -123,7 +123,7 @@ def _layer(choice: Choice) -> LayerReport:
     )
 
 
-def _precision(choice: Choice) -> str:
+def precision_of(choice: Choice) -> str:
     """Return what a region runs in: what its products multiply, else its narrowest float."""
     region = choice.region
     products = [node for node in region.body if node.op in PRODUCTS]

@@ -342,6 +342,18 @@ def test_layers_are_kept_in_bf16_too() -> None:
     assert any(layer.precision == "bf16" for layer in engine.report.layers)
 
 
+def test_a_model_without_products_is_lowered_nowhere() -> None:
+    node = helper.make_node
+    model = small_models.model([node("Relu", ["x"], ["y"])], {"x": ("N", 16)}, {"y": ("N", 16)})
+    assert build(None, model, precision="bf16").report.layers[0].precision == "f32"
+    with pytest.raises(ConfigError, match="every layer runs in float32"):
+        build(None, model, precision="bf16", strict=True)
+    calibrator = planish.MinMaxCalibrator([np.ones((1, 16), np.float32)])
+    with pytest.warns(PrecisionWarning) as caught:
+        build(calibrator, model)
+    assert len(caught) == 1
+
+
 def test_best_needs_no_calibrator_and_uses_one() -> None:
     plain = {layer.precision for layer in build(None, precision="best").report.layers}
     assert "int8" not in plain
@@ -394,6 +406,8 @@ def test_a_quantized_model_keeps_its_own_scales() -> None:
         "s": np.float32(0.1), "z": np.int8(0), **small_models.weights(0, w=(16, 16))
     }  # fmt: skip
     model = small_models.model(nodes, {"x": ("N", 16)}, {"y": ("N", 16)}, constants)
-    assert build(None, model).report.calibrator == ""
-    engine = build(planish.MinMaxCalibrator([np.ones((1, 16), np.float32)]), model)
+    with pytest.warns(PrecisionWarning, match="no layer runs on integers"):  # float weights
+        assert build(None, model).report.calibrator == ""
+    calibrator = planish.MinMaxCalibrator([np.ones((1, 16), np.float32)])
+    engine = build(calibrator, model, precision="best")
     assert any("quantized already" in text for text in engine.report.warnings)

@@ -164,6 +164,8 @@ class LegacyCalibrator(Calibrator):
     """
 
     algorithm = "LegacyCalibration"
+    quantile: float = 0.9999
+    regression_cutoff: float = 1.0
 
     def __init__(
         self,

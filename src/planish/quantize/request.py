@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from planish.config import BuildConfig
@@ -52,6 +52,7 @@ class PrecisionRequest:
     notes: list[str] = field(default_factory=list)
     ranges: Ranges | None = None
     summary: QuantizationSummary | None = None
+    _warned: bool = False
 
     @staticmethod
     def of(config: BuildConfig, target: Target, graph: Graph) -> PrecisionRequest:
@@ -145,6 +146,22 @@ class PrecisionRequest:
         self.layer_precisions |= kept
         self.notes += lines
 
+    def check(self, precisions: Collection[str]) -> None:
+        """Compare with the precisions that the regions run in.
+
+        A model that is lowered nowhere is said to be so: with integers always, with 16-bit floats
+        (which small models may not gain from) when that is strict.
+        """
+        wanted = "bf16" if self.floats == "bf16" else ""
+        quantizes = self.config.precision == "int8" or self.summary is not None
+        if quantizes and "int8" not in precisions and not self._warned:
+            self.unmet("int8 was asked for, but no layer runs on integers")
+        elif self.config.strict and wanted and not {wanted, "int8"}.intersection(precisions):
+            self.unmet(
+                f"{self.config.precision} was asked for, but every layer runs in float32: none is "
+                "a product that would gain"
+            )
+
     def unmet(self, reason: str) -> None:
         """Warn that the precision was not reached; raise ConfigError when that is strict."""
         if self.config.strict:
@@ -153,6 +170,7 @@ class PrecisionRequest:
                 where=f"BuildConfig.precision = {self.config.precision!r}, strict=True",
                 fix="strict=False builds an engine in the precision that can be had",
             )
+        self._warned = True
         self.notes.append(reason)
         warnings.warn(reason, PrecisionWarning, stacklevel=4)
 
