@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-
-import onnx
 
 from planish.backends.backend import backend_for
 from planish.build_clock import BuildClock
@@ -13,7 +10,7 @@ from planish.calibration_bench import CalibrationBench
 from planish.config import BuildConfig
 from planish.engine.parts import EngineParts
 from planish.errors import ConfigError
-from planish.importers.importer import read_model
+from planish.importers.importer import Model, read_model
 from planish.ir.text import to_text
 from planish.passes.graph_pass import run_pipeline
 from planish.passes.pipeline import name_tensors, optimize, preparation
@@ -28,7 +25,7 @@ from planish.tactics.select import choices_of, group_regions, kernels_of
 from planish.tactics.tune import tune
 
 
-def build(model: str | Path | bytes | onnx.ModelProto, config: BuildConfig | None = None) -> Engine:
+def build(model: Model, config: BuildConfig | None = None) -> Engine:
     """Turn a trained model into an engine for this machine.
 
     Parameters
@@ -90,7 +87,7 @@ def build(model: str | Path | bytes | onnx.ModelProto, config: BuildConfig | Non
     return Engine(EngineParts(plan, constants.memory(), code, to_text(graph), report.to_dict()))
 
 
-def calibrate(model: str | Path | bytes | onnx.ModelProto, config: BuildConfig) -> Ranges:
+def calibrate(model: Model, config: BuildConfig) -> Ranges:
     """Return the ranges of a model's activations, as a build with `config` would find them.
 
     Parameters

@@ -16,11 +16,13 @@ from planish.importers.tensorflow import read_graph_def, read_saved_model
 from planish.importers.tensorflow_graph import TfGraph
 from planish.ir.graph import Graph
 
+Model = str | Path | bytes | onnx.ModelProto | TfGraph
+
 SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
 
 
 def read_model(
-    model: str | Path | bytes | onnx.ModelProto | TfGraph,
+    model: Model,
     profiles: Mapping[str, Profile] | None = None,
     signature: str | None = None,
     tags: Sequence[str] | None = None,
