@@ -181,3 +181,28 @@ def test_dead_channels_have_a_scale_of_one() -> None:
     assert weight is not None
     assert weight.present_inputs[1].array[0] == 1.0
     assert weight.present_inputs[0].dtype is I8
+
+
+def test_a_concat_of_integers_takes_the_last_operand_too() -> None:
+    graph = parse("""
+    graph dense(%x: f32[1,4,8,8]) {
+      @w: f32[4,4,1,1]
+      @v: f32[4,8,1,1]
+      @h: f32[12,3]
+      @flat: i64[2] = [1, 12]
+      %a = Conv(%x, @w)
+      %b = Conv(%a, @w)
+      %c = Concat(%a, %b) {axis=1}
+      %d = Conv(%c, @v)
+      %e = Concat(%a, %b, %d) {axis=1}
+      %f = GlobalAveragePool(%e)
+      %g = Reshape(%f, @flat)
+      %i = MatMul(%g, @h)
+      return %i
+    }""")
+    names = [value.name for value in quantizable_values(graph)]
+    assert names == ["x", "a", "b", "c", "d"]
+    quantize_graph(graph, dict.fromkeys(names, 2.0))
+    run_pipeline(graph, [simplify()])
+    joined = [node.output.dtype for node in graph if node.op == "Concat"]
+    assert joined == [I8, I8]

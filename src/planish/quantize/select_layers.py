@@ -174,12 +174,23 @@ def _select_tensors(
         ):
             before.update(output for output in node.outputs if output.dtype is F32)
     chosen = set(selection.layers.values())
-    stored = fused_results(graph, prints)
-    chosen |= {value for value in stored if value in before and value in after}
+    stored = before.intersection(fused_results(graph, prints))
+    chosen |= stored & after
+    chosen |= _joined_with(graph, chosen, stored)
     order = [*graph.inputs, *(output for node in graph for output in node.outputs)]
     known = [value for value in order if value in chosen and tensor_name(value) not in missing]
     selection.tensors = known
     selection.classes = _classes(graph, known)
+
+
+def _joined_with(graph: Graph, chosen: set[Value], stored: set[Value]) -> set[Value]:
+    """Return the stored tensors that a Concat joins with chosen ones, and with nothing else."""
+    found: set[Value] = set()
+    for node in graph:
+        operands = set(node.present_inputs) if node.op == "Concat" else set()
+        if operands & chosen and operands <= chosen | stored:
+            found |= operands
+    return found
 
 
 def _carries(node: Node) -> bool:
