@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ from planish.passes.extents import extents_before
 from planish.passes.matching import permutation, reshape_target, strip_scale
 
 MASKED = -1e3  # scores at or below this take no part in a softmax of ordinary scores
+ABSORBING = -1e8  # added to an ordinary score, such a number swallows it
 
 
 @dataclass
@@ -155,10 +157,27 @@ def _selected(node: Node, graph: Graph, scale: float, grouped: Shape | None) -> 
             continue
         if not _leads_to_product(inner, graph):
             continue
+        if -math.inf < number <= ABSORBING and not _leaves_some(condition, keep):
+            zero = constant(graph, np.zeros(()), fill)
+            operands = [zero, fill] if keep else [fill, zero]
+            added = emit(graph, node, "Where", [condition, *operands])
+            return inner, 1.0, Mask(added, scale), None
         if not keep:
             condition = emit(graph, node, "Not", [condition])
         return inner, 1.0, Mask(condition, boolean=True), None
     return None
+
+
+def _leaves_some(condition: Value, keep: bool) -> bool:
+    """Whether a constant mask leaves every row an element: others may be hidden in any way then.
+
+    A row that is hidden as a whole has equal weights where the number is finite, as Keras has it,
+    and none where it is minus infinity.
+    """
+    if condition.constant is None:
+        return False
+    kept = condition.array if keep else ~condition.array
+    return bool(kept.any(axis=-1).all())
 
 
 def _leads_to_product(value: Value, graph: Graph) -> bool:
