@@ -184,18 +184,20 @@ class SavedModelStorage:
 
     def saved_table(self, resource: Resource) -> TfTable | None:
         """Return a table that the checkpoint holds as keys and values."""
-        if self._bundle is None or not isinstance(resource.key, int):
-            return None
-        keys = [self._saved_keys.get((resource.key, name)) for name in ("-keys", "-values")]
-        if keys[0] is None or keys[1] is None:
+        if self._bundle is None:
             return None
         where = f"table {resource.key} of {self._label}"
-        return make_table(self._bundle.read(keys[0]), self._bundle.read(keys[1]), where)
+        for (number, _), key in self._saved_keys.items():
+            names = (f"{key}-keys", f"{key}-values")
+            if number == resource.key and all(name in self._bundle for name in names):
+                keys, values = map(self._bundle.read, names)
+                return make_table(keys, values, where)
+        return None
 
     # -- objects (TensorFlow 2) ------------------------------------------------------------------
 
     def _keys_of_objects(self) -> dict[tuple[int, str], str]:
-        """Return the checkpoint's keys by object number and the ends of the attribute's name."""
+        """Return the checkpoint's keys by object number and the attribute's name."""
         if self._bundle is None or OBJECT_GRAPH not in self._bundle or not self._objects:
             return {}
         data = self._bundle.read(OBJECT_GRAPH)
@@ -207,9 +209,7 @@ class SavedModelStorage:
         while todo:
             here, there = todo.pop()
             for attribute in self._at(saved, there).attributes:
-                kind = attribute.name[attribute.name.rfind("-") :]
-                name = kind if kind in ("-keys", "-values") else attribute.name
-                keys[here, name] = attribute.checkpoint_key
+                keys[here, attribute.name] = attribute.checkpoint_key
             children = {child.local_name: child.node_id for child in saved[there].children}
             for child in self._at(self._objects, here).children:
                 if child.local_name in children and child.node_id not in seen:

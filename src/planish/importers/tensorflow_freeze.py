@@ -236,7 +236,7 @@ class Freezer:
         graph = self.body_graph(body, [None] * len(body.arguments), {}, 0)
         both = [resource for resource in self._read if resource in self.written]
         if both:
-            names = [self.storage.variable(resource).name for resource in both]
+            names = [self._name(resource) for resource in both]
             raise UnsupportedTypeError(
                 f"the model changes variables that its outputs depend on: {', '.join(names)} "
                 f"(written by {self.written[both[0]]})",
@@ -245,6 +245,9 @@ class Freezer:
                 "stateful RNN, a counter) as inputs and outputs",
             )
         return graph
+
+    def _name(self, resource: Resource) -> str:
+        return "a table" if resource.kind == "table" else self.storage.variable(resource).name
 
     def body_graph(
         self,
@@ -327,7 +330,8 @@ class Freezer:
         return self.visit(body, arguments, inner)
 
     def table(self, resource: Resource) -> TfTable | None:
-        """Return the contents of a table; None when they are not constant."""
+        """Return the contents of a table that is read; None when they are not constant."""
+        self._read[resource] = None
         if not self._tables_filled:
             self._tables_filled = True
             for body, given in self.storage.table_bodies():

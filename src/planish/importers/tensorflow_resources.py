@@ -87,6 +87,7 @@ def _gather_nd(
     "ResourceScatterAdd", "ResourceScatterSub", "ResourceScatterNdUpdate", "ResourceScatterNdAdd",
     "ResourceStridedSliceAssign", "ResourceApplyGradientDescent", "ResourceApplyAdam",
     "ResourceApplyMomentum", "ResourceApplyKerasMomentum", "ResourceApplyRMSProp",
+    "LookupTableInsert", "LookupTableInsertV2", "LookupTableRemoveV2",
     "StatefulUniform", "StatefulStandardNormalV2", "RngReadAndSkip", "RngSkip",
 )  # fmt: skip
 def _write(freezer: Freezer, frame: Frame, node: SourceNode, operands: list[Binding]) -> Results:
@@ -102,7 +103,15 @@ def _write(freezer: Freezer, frame: Frame, node: SourceNode, operands: list[Bind
 # -- tables ------------------------------------------------------------------------------------
 
 
-@handles("HashTable", "HashTableV2", "MutableHashTable", "MutableHashTableV2")
+@handles(
+    "HashTable",
+    "HashTableV2",
+    "MutableHashTable",
+    "MutableHashTableV2",
+    "MutableDenseHashTableV2",
+    "AnonymousHashTable",
+    "AnonymousMutableHashTable",
+)
 def _table(freezer: Freezer, frame: Frame, node: SourceNode, _: list[Binding]) -> Results:
     return [Resource("table", frame.prefix + node.name)]
 

@@ -97,6 +97,23 @@ class Tables(tf.Module):
         }
 
 
+class Mutable(tf.Module):
+    """A table that the checkpoint holds; one function reads it, the other changes it first."""
+
+    def __init__(self) -> None:
+        self.table = tf.lookup.experimental.MutableHashTable(tf.int64, F32, -1.0)
+        self.table.insert(tf.constant([4, 900_000], tf.int64), tf.constant([0.5, 2.5]))
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, "x")])
+    def quiet(self, x: Any) -> Any:
+        return {"y": self.table.lookup(x)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, "x")])
+    def loud(self, x: Any) -> Any:
+        self.table.insert(x, tf.cast(x, F32))
+        return {"y": self.table.lookup(x)}
+
+
 class Counter(tf.Module):
     """Writes a variable that no output depends on, and one that an output depends on."""
 
@@ -244,6 +261,7 @@ CASES: dict[str, Callable[[Path], None]] = {
     "control": module(Control, x=numbers(2, 3)),
     "tables": module(Tables, x=np.array([1, 2, 3, 7], np.int64)),
     "counter": module(Counter, ("quiet", "loud"), x=numbers(3)),
+    "mutable": module(Mutable, ("quiet", "loud"), x=np.array([4, 5, 900_000], np.int64)),
     "composite": module(Composite),
     "sharded": sharded,
     "old_style": old_style,
