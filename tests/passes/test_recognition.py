@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import permutations
 
+import numpy as np
 import pytest
 
 from planish.ir.graph import Graph
@@ -265,3 +266,72 @@ def test_nothing_is_recognised_twice() -> None:
     second = run_pipeline(graph, passes())  # type: ignore[arg-type]
     assert [s.modified for s in first] == [False, True]
     assert [s.modified for s in second] == [False, False]
+
+
+def test_gelu_with_the_complementary_error_function() -> None:
+    """Keras 3: 0.5 x erfc(-x / sqrt(2))."""
+    graph = check(
+        """
+        %1 = Neg(%x)
+        %2 = Mul(%1, @root)
+        %3 = Erf(%2)
+        %4 = Sub(@one, %3)
+        %5 = Mul(%x, @half)
+        %6 = Mul(%5, %4)
+        return %6
+        """,
+        "Gelu",
+    )
+    assert len(graph) == 1
+
+
+@pytest.mark.parametrize("bias", ["%6 = Add(%5, @b)", "%6 = Identity(%5)"])
+def test_layer_norm_with_a_negative_mean(bias: str) -> None:
+    """Keras 3: x * (r * g) + (-mean * (r * g) + b)."""
+    check(
+        f"""
+        @axis: i64[1] = [-1]
+        @epsilon: f32[] = 0.001
+        @g: f32[1,1,8]
+        @b: f32[1,1,8]
+        %mean = ReduceMean(%x, @axis)
+        %d = Sub(%x, %mean)
+        %square = Mul(%d, %d)
+        %var = ReduceMean(%square, @axis)
+        %1 = Add(%var, @epsilon)
+        %2 = Sqrt(%1)
+        %3 = Reciprocal(%2)
+        %4 = Mul(%3, @g)
+        %minus = Neg(%mean)
+        %5 = Mul(%minus, %4)
+        {bias}
+        %7 = Mul(%x, %4)
+        %8 = Add(%7, %6)
+        return %8
+        """,
+        "LayerNormalization",
+        "%x: f32[2,3,8]",
+    )
+
+
+def test_rows_that_a_mask_hides_as_a_whole_keep_equal_weights() -> None:
+    """Where nothing may be attended a finite number gives the mean of the values, not zeros."""
+    graph = parse(
+        """
+        graph g(%q: f32[1,2,3,4], %k: f32[1,2,5,4], %v: f32[1,2,5,4], %m: bool[1,1,3,5]) {
+          @low: f32[] = -2e38
+          %1 = Transpose(%k) {perm=[0,1,3,2]}
+          %2 = MatMul(%q, %1)
+          %3 = Where(%m, %2, @low)
+          %4 = Softmax(%3) {axis=-1}
+          %5 = MatMul(%4, %v)
+          return %5
+        }"""
+    )
+    arrays = random_inputs(graph)
+    arrays[3] = np.array([[[[1, 0, 1, 1, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]]]], np.bool_)
+    expected = run_graph(graph, arrays)
+    run_pipeline(graph, [simplify(), recognise(), simplify()])
+    assert "Attention" in [node.op for node in graph]
+    assert_equal_results(expected, graph, arrays)
+    np.testing.assert_allclose(expected[0][:, :, 1], arrays[2].mean(axis=2), rtol=1e-5)
