@@ -126,14 +126,13 @@ class Attention(Tactic):
 
 
 def _lines(printer: Printer, heads: Heads, m: int, n: int) -> list[str]:
+    """Return the kernel's body: a tile of queries, a loop over keys, the division at the end."""
     query, key, value = heads.query, heads.key, heads.value
     features, outputs = int(str(query.shape[3])), int(str(value.shape[3]))
     wide, tall = _width(features), _width(outputs)
     dim = printer.dim
     count = dim(query.shape[1])
     shared = floordiv(query.shape[1], key.shape[1])
-    element = ELEMENTS[query.dtype]
-    precision = ', input_precision="ieee"' if query.dtype is F32 else ""
     total = dim(key.shape[2])
     lines = [
         f"rows = tl.program_id(0) * {m} + tl.arange(0, {m})",
@@ -157,6 +156,25 @@ def _lines(printer: Printer, heads: Heads, m: int, n: int) -> list[str]:
     if heads.causal:
         lines.append(f"last = min({total}, (tl.program_id(0) + 1) * {m})")
         end = "last"
+    lines += [f"for start in range(0, {end}, {n}):", *indent(_step(printer, heads, n))]
+    out = heads.out
+    return [
+        *lines,
+        "total = total / tl.where(weight == 0.0, 1.0, weight)[:, None]",
+        f"tl.store({_start(printer, out, 'head')} + rows[:, None] * {dim(out.strides[2])} + "
+        f"g[None, :] * {dim(out.strides[3])}, total.to({ELEMENTS[out.dtype]}), "
+        f"mask=present[:, None]{_and('g[None, :]', outputs, tall)})",
+    ]
+
+
+def _step(printer: Printer, heads: Heads, n: int) -> list[str]:
+    """Return what a block does with one tile of keys and values."""
+    query, key, value, dim = heads.query, heads.key, heads.value, printer.dim
+    features, outputs = int(str(query.shape[3])), int(str(value.shape[3]))
+    wide, tall = _width(features), _width(outputs)
+    element = ELEMENTS[query.dtype]
+    precision = ', input_precision="ieee"' if query.dtype is F32 else ""
+    total = dim(key.shape[2])
     whole = isinstance(key.shape[2], int) and key.shape[2] % n == 0
     body = [
         f"keys = start + tl.arange(0, {n})",
@@ -170,7 +188,8 @@ def _lines(printer: Printer, heads: Heads, m: int, n: int) -> list[str]:
         body.append(f'scores = tl.where((keys < {total})[None, :], scores, float("-inf"))')
     if heads.causal:
         body.append('scores = tl.where(rows[:, None] >= keys[None, :], scores, float("-inf"))')
-    body += [
+    return [
+        *body,
         "higher = tl.maximum(peak, tl.max(scores, axis=1))",
         'safe = tl.where(higher == float("-inf"), 0.0, higher)',
         "scores = tl.exp2(scores - safe[:, None])",
@@ -182,15 +201,6 @@ def _lines(printer: Printer, heads: Heads, m: int, n: int) -> list[str]:
         f"total = tl.dot(scores.to({element}), v, total * shrink[:, None]{precision})",
         "peak = higher",
     ]
-    lines += [f"for start in range(0, {end}, {n}):", *indent(body)]
-    out = heads.out
-    lines += [
-        "total = total / tl.where(weight == 0.0, 1.0, weight)[:, None]",
-        f"tl.store({_start(printer, out, 'head')} + rows[:, None] * {dim(out.strides[2])} + "
-        f"g[None, :] * {dim(out.strides[3])}, total.to({ELEMENTS[out.dtype]}), "
-        f"mask=present[:, None]{_and('g[None, :]', outputs, tall)})",
-    ]
-    return lines
 
 
 def _masked(printer: Printer, heads: Heads, total: str) -> list[str]:
