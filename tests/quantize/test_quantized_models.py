@@ -207,12 +207,38 @@ def bits(m: Model) -> str:
     return m("MatMulNBits", x, packed, scale, domain="com.microsoft", **attributes)
 
 
+CONTRIB = {"domain": "com.microsoft"}
+
+
+def contrib_operators(m: Model) -> str:
+    scale, zero = m.number(0.03), m.number(128, np.uint8)
+    x = m("QuantizeLinear", m.input("x", 1, 6, 6, 4), scale, zero)
+    window: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2], "channels_last": 1}
+    y = m("QLinearAveragePool", x, scale, zero, scale, zero, **window, **CONTRIB)
+    z = m("QLinearLeakyRelu", y, scale, zero, scale, zero, **CONTRIB)
+    joined = m("QLinearConcat", scale, zero, y, scale, zero, z, scale, zero, axis=3, **CONTRIB)
+    w = m.constant(m.random.integers(-127, 128, (5, 72)).astype(np.int8))
+    parameters = m.number(0.004), m.number(0, np.int8), "", m.number(0.05), zero
+    flat = m("Reshape", joined, m.constant(np.array([1, -1])))
+    q = m("QGemm", flat, scale, zero, w, *parameters, transB=1, **CONTRIB)
+    unit, none = m.number(1 / 256), m.number(0, np.uint8)
+    p = m("QLinearSoftmax", q, m.number(0.05), zero, unit, none, opset=13, **CONTRIB)
+    return m("DequantizeLinear", p, unit, none)
+
+
+def contrib_products(m: Model) -> str:
+    w = m.constant(m.random.integers(-127, 128, (16, 8)).astype(np.int8))
+    scale, bias = m.number(0.005), m.constant(m.random.normal(0, 1, 8).astype(np.float32))
+    zero = m.number(0, np.int8)
+    return m("DynamicQuantizeMatMul", m.input("x", 3, 16), w, scale, zero, bias, **CONTRIB)
+
+
 CASES: list[Callable[[Model], str]] = [
     convolution_1d, convolution_3d, transposed, same_padding_around_a_zero_point, two_activations,
     gemm_of_transposed, bias_of_integers, sixteen_bits, four_bits_in_blocks,
     eight_bits_in_blocks_with_zero_points, scales_of_rows, float_weights, float_data,
     one_table_twice, dynamic, dynamic_convolution, moved_between_layers,
-    padded_with_something_else, embedding, bits,
+    padded_with_something_else, embedding, bits, contrib_operators, contrib_products,
 ]  # fmt: skip
 
 

@@ -42,7 +42,7 @@ REDUCTIONS = frozenset(
 )  # fmt: skip
 # anchors whose kernels write their result element by element through the epilogue
 EPILOGUE = REDUCTIONS | {
-    "AveragePool", "Conv", "ConvInteger", "ConvTranspose", "MatMul", "MatMulInteger", "MaxPool",
+    "AveragePool", "Conv", "ConvTranspose", "MatMul", "MaxPool",
     "LayerNormalization", "RMSNormalization", "InstanceNormalization", "GroupNormalization",
     "Softmax", "LogSoftmax", "Resize", "Gather", "Pad",
 }  # fmt: skip

@@ -21,7 +21,6 @@ CHANNELS_LAST = frozenset(
     {
         "AveragePool",
         "Conv",
-        "ConvInteger",
         "ConvTranspose",
         "DepthToSpace",
         "GlobalAveragePool",
@@ -29,14 +28,13 @@ CHANNELS_LAST = frozenset(
         "LRN",
         "LpPool",
         "MaxPool",
-        "QLinearConv",
         "Resize",
         "SpaceToDepth",
         "Upsample",
     }
 )
 # convolutions read their padding as a halo of zeros
-HALO_READERS = frozenset({"Conv", "ConvInteger", "ConvTranspose"})
+HALO_READERS = frozenset({"Conv", "ConvTranspose"})
 # write their output in the order in which their first full operand lies, whatever that is
 FOLLOW = frozenset(
     {
@@ -82,16 +80,12 @@ CONTIGUOUS_ROWS = frozenset(
         "GRU",
         "LSTM",
         "MatMul",
-        "MatMulInteger",
-        "QLinearMatMul",
         "RNN",
     }
 )
 FREE_OUTER_AXES = CONTIGUOUS_ROWS - {"GRU", "LSTM", "RNN"}
 # the second operand may have either of its last two axes contiguous: the kernel packs it anyway
-EITHER_LAST_AXIS = frozenset(
-    {"MatMul", "Gemm", "MatMulInteger", "QLinearMatMul", "FusedMatMul", "com.microsoft.FusedMatMul"}
-)
+EITHER_LAST_AXIS = frozenset({"MatMul", "Gemm", "FusedMatMul", "com.microsoft.FusedMatMul"})
 
 CHANNEL_RANKS = (3, 4, 5)
 TRANSPARENT = ("Cast", "DequantizeLinear")  # between a convolution and the halo of its data
@@ -162,8 +156,6 @@ def halo_of(node: Node, index: int) -> Halo:
     anchor = anchor_of(node)
     if anchor is None or not _reads_halo(anchor) or _data_of(anchor) is not value:
         return none
-    if anchor.op == "ConvInteger" and anchor.input(2) is not None:
-        return none  # the padding is the zero point
     pairs = _reach(anchor)
     if pairs is None or any(before < 0 or after < 0 for before, after in pairs):
         return none

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from planish.ir.graph import OPSET, Graph, Node, Value
 from planish.ir.rewrite import Rule
-from planish.passes.building import emit, finish
+from planish.passes.building import emit, finish, transpose
 from planish.passes.dequantized import has_known_parameters, quantized, real
 
 PREFIX = "com.microsoft.QLinear"
@@ -41,7 +41,8 @@ class SplitQLinearOp(Rule):
         """See the class."""
         op = node.op.removeprefix(PREFIX)
         attributes = dict(node.attributes)
-        if attributes.pop("channels_last", 0) or attributes.pop("opset", OPSET) < AXIS_ALONE:
+        last = bool(attributes.pop("channels_last", 0))
+        if attributes.pop("opset", OPSET) < AXIS_ALONE:
             return False
         triples, (y_scale, y_zero) = _operands(node, op)
         if y_scale is None or not has_known_parameters([y_scale, y_zero]):
@@ -50,8 +51,11 @@ class SplitQLinearOp(Rule):
         for x, scale, zero in triples:
             if x is None or x.shape is None or scale is None:
                 return False
-            tensors.append(real(graph, node, x, scale, zero))
+            tensor = real(graph, node, x, scale, zero)
+            tensors.append(_turned(graph, node, tensor, -1, 1) if last else tensor)
         result = emit(graph, node, op, tensors, attributes)
+        if last:
+            result = _turned(graph, node, result, 1, -1)
         return finish(node, graph, quantized(graph, node, result, y_scale, y_zero))
 
 
@@ -63,3 +67,11 @@ def _operands(node: Node, op: str) -> tuple[list[Operands], Operands]:
         return [inputs[3 * i + 2 : 3 * i + 5] for i in range(count)], inputs[:2]
     count = TENSORS[op]
     return [inputs[3 * i : 3 * i + 3] for i in range(count)], inputs[3 * count : 3 * count + 2]
+
+
+def _turned(graph: Graph, node: Node, x: Value, old: int, new: int) -> Value:
+    """Return `x` with the axis at place `old` moved to `new`."""
+    order = list(range(x.rank))
+    axis = order.pop(old)
+    order.insert(new % x.rank, axis)
+    return transpose(graph, node, x, order)
