@@ -16,11 +16,14 @@ from planish.cli.common import (
     Precision,
     Profiles,
     Seed,
+    Signature,
+    Tags,
     Threads,
     emit,
     engine_of,
     guarded,
     parse_profiles,
+    parse_tags,
     read_inputs,
     table,
     writing,
@@ -41,6 +44,8 @@ def run_command(
         Path | None, typer.Option("--output", "-o", help="Write the outputs to this .npz file.")
     ] = None,
     profile: Profiles = None,
+    signature: Signature = None,
+    tags: Tags = None,
     precision: Precision = "fp32",
     threads: Threads = None,
     seed: Seed = 0,
@@ -49,8 +54,10 @@ def run_command(
     """Run ENGINE once; print shape, minimum, maximum and mean of its outputs, or write them."""
     if output is not None:
         check_writable(output)
-    config = BuildConfig(profiles=parse_profiles(profile), precision=precision,
-                         threads=threads, tune="off")  # fmt: skip
+    config = BuildConfig(
+        profiles=parse_profiles(profile), precision=precision, threads=threads, tune="off",
+        signature=signature, tags=parse_tags(tags),
+    )  # fmt: skip
     loaded = engine_of(engine, config)
     results = loaded.run(read_inputs(loaded, inputs, seed))
     if output is not None:
