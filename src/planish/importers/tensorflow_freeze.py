@@ -244,7 +244,10 @@ class Freezer:
                 fix="save the model for inference: without training, and with its state (of a "
                 "stateful RNN, a counter) as inputs and outputs",
             )
-        return graph
+        notes = tuple(
+            f"{writer} was dropped: no output needs it" for writer in self.written.values()
+        )
+        return replace(graph, notes=notes)
 
     def _name(self, resource: Resource) -> str:
         return "a table" if resource.kind == "table" else self.storage.variable(resource).name
