@@ -37,6 +37,7 @@ from planish.importers.onnx_inputs import SymbolTable, input_type
 from planish.importers.onnx_legacy import upgraded
 from planish.importers.onnx_node import Emitter, OnnxNode
 from planish.importers.onnx_order import names_read, node_name, ordered_nodes
+from planish.importers.onnx_sequences import without_sequences
 from planish.importers.onnx_tensor import element_type, has_nan
 from planish.importers.profiles import apply_profiles, default_ranges
 from planish.ir.dtypes import F32
@@ -51,7 +52,7 @@ def read_onnx(
     model: str | Path | bytes | onnx.ModelProto, profiles: Mapping[str, Profile] | None = None
 ) -> Graph:
     """Return the graph of an ONNX model; see `importer.read_model`."""
-    opened = open_model(model)
+    opened = without_sequences(open_model(model))
     functions = FunctionTable(opened)
     functions.check_supported()
     return _Importer(opened, functions).graph(profiles)

@@ -209,9 +209,9 @@ class Loop(_ControlFlow):
         limit, condition = contents(node.input(0)), node.input(1)
         starts = condition is None or contents(condition) == (1,)
         going = body.outputs[0]
+        while going.producer is not None and going.producer.op == "Identity":
+            (going,) = going.producer.present_inputs
         goes_on = contents(going) == (1,) or going is body.inputs[1]
-        if going.producer is not None and going.producer.op == "Identity":
-            goes_on = goes_on or going.producer.inputs[0] is body.inputs[1]
         if limit is None or not starts or not goes_on:
             return unknown_extent(node, output, 0)
         return max(limit[0], 0) if isinstance(limit[0], int) else limit[0]
