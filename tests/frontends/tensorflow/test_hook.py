@@ -62,6 +62,16 @@ def test_a_process_that_has_tensorflow_already(tmp_path):
     assert run(code, tmp_path, PLANISH_TF_TRT="0") == "imported installed"
 
 
+def test_tensorflow_works_where_the_installation_fails(tmp_path):
+    code = (
+        "from planish.errors import ConfigError\n"
+        "def fail(): raise ConfigError('too old')\n"
+        "module.install = fail\n"
+        "import tensorflow; print(tensorflow.version)"
+    )
+    assert run(code, tmp_path, PLANISH_TF_TRT="1") == "imported 2.x"
+
+
 def test_the_line_is_one_that_python_runs():
     lines = PTH.read_text().splitlines()
     assert len(lines) == 1

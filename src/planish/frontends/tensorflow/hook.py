@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
+from planish.errors import PlanishError
+
 _WATCHED = "tensorflow"
 
 
@@ -32,7 +34,7 @@ class _Loader(importlib.abc.Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = self._inner
         self._inner.exec_module(module)
-        importlib.import_module("planish.frontends.tensorflow.installation").install()
+        _install()
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -55,9 +57,17 @@ class _Finder(importlib.abc.MetaPathFinder):
         return spec
 
 
+def _install() -> None:
+    """Install the frontend; TensorFlow goes on without it where that is impossible."""
+    try:
+        importlib.import_module("planish.frontends.tensorflow.installation").install()
+    except (ImportError, PlanishError) as error:
+        print(f"planish: PLANISH_TF_TRT=1 has no effect: {error}", file=sys.stderr)
+
+
 def arm() -> None:
     """Install the frontend now if TensorFlow is imported, else right after its import."""
     if _WATCHED in sys.modules:
-        importlib.import_module("planish.frontends.tensorflow.installation").install()
+        _install()
     elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())

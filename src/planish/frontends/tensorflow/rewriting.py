@@ -108,10 +108,17 @@ def shape_of(tensor: Any) -> tuple[int | None, ...] | None:
 
 def _needed_constants(view: GraphView, owner: dict[str, str], outputs: Sequence[str]) -> set[str]:
     """Return the constants that something outside the segments refers to."""
-    needed = {tensor_of(text)[0] for text in outputs}
+    waiting = [tensor_of(text)[0] for text in outputs]
     for name, node in view.node_defs.items():
-        if name not in owner:
-            needed.update(tensor_of(text.lstrip("^"))[0] for text in node.input)
+        if name not in owner and node.op != "Const":
+            waiting += [tensor_of(text.lstrip("^"))[0] for text in node.input]
+    needed: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name not in needed and name not in owner:
+            needed.add(name)
+            if view.node_defs[name].op == "Const":  # it may wait for others (control inputs)
+                waiting += [text.lstrip("^") for text in view.node_defs[name].input]
     return needed
 
 
