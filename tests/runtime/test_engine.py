@@ -5,14 +5,15 @@ import multiprocessing
 import os
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from planish.errors import CompatibilityError, InputError
+from planish.errors import CompatibilityError, EngineFileError, InputError
 from planish.runtime import native
-from planish.runtime.engine import Engine
+from planish.runtime.engine import Engine, load
 from planish.runtime.native import NativeObject
 from tests.runtime.engines import row_sums, row_sums_expected
 
@@ -135,6 +136,61 @@ def test_a_tensor_that_cannot_be_shared_is_refused(engine: Engine):
 
     with pytest.raises(InputError, match="require gradient"):
         engine(Tensor())
+
+
+def test_accepts_tells_what_can_be_run(engine: Engine):
+    assert engine.accepts([(1, 48)])
+    assert engine.accepts([(512, 48)])
+    for shapes in ([(0, 48)], [(513, 48)], [(4, 47)], [(4, 48, 1)], [], [(4, 48), (4, 48)]):
+        assert not engine.accepts(shapes)
+
+
+def test_execute_asks_for_memory_and_writes_into_it(engine: Engine):
+    x, y = batch(3), np.zeros(3, np.float32)
+    asked = []
+
+    def allocate(index: int, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+        asked.append((index, shape))
+        return y
+
+    (result,) = engine.execute([x], allocate)
+    assert result is y
+    assert asked == [(0, (3,))]
+    np.testing.assert_allclose(y, row_sums_expected(x), rtol=1e-5, atol=1e-3)
+    np.testing.assert_array_equal(engine.execute([x])[0], y)
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [np.zeros(3, np.float64), np.zeros(4, np.float32), np.zeros(6, np.float32)[::2]],
+    ids=["dtype", "shape", "strides"],
+)
+def test_execute_refuses_wrong_memory(engine: Engine, memory: np.ndarray[Any, Any]):
+    with pytest.raises(InputError, match="the array for output 'y'"):
+        engine.execute([batch(3)], lambda index, shape: memory)
+
+
+def test_execute_refuses_a_wrong_number_of_arrays(engine: Engine):
+    with pytest.raises(InputError, match=r"got 2 array\(s\), expected 1"):
+        engine.execute([batch(3), batch(3)])
+
+
+def test_bytes_load_like_the_file(engine: Engine, tmp_path: Path):
+    engine.save(tmp_path / "e.plan")
+    data = engine.to_bytes()
+    assert data == (tmp_path / "e.plan").read_bytes()
+    x = batch(3)
+    for source in (data, memoryview(data), memoryview(b"in front" + data)[8:]):
+        np.testing.assert_array_equal(load(source)(x), engine(x))
+
+
+def test_damaged_bytes_are_refused(engine: Engine):
+    data = bytearray(engine.to_bytes())
+    data[len(data) // 2] ^= 1
+    with pytest.raises(EngineFileError, match="damaged"):
+        load(bytes(data))
+    with pytest.raises(EngineFileError, match="cut off, or no engine"):
+        load(b"nothing")
 
 
 def test_own_context(engine: Engine):

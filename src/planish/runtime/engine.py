@@ -375,12 +375,16 @@ class Engine:
         ]
 
     def _allocated_outputs(self, bound: BoundShapes, allocate: Allocate) -> list[Array | None]:
-        return [
-            None if shape is None or dtype.hasobject else allocate(index, shape)
-            for index, (shape, dtype) in enumerate(
-                zip(bound.outputs, self._output_types, strict=True)
-            )
-        ]
+        results: list[Array | None] = []
+        for index, (shape, dtype) in enumerate(zip(bound.outputs, self._output_types, strict=True)):
+            if shape is None or dtype.hasobject:
+                results.append(None)
+                continue
+            array = allocate(index, shape)
+            if array.shape != shape or array.dtype != dtype or not array.flags.carray:
+                raise self._wrong_output(self._output_names[index], array, shape, dtype)
+            results.append(array)
+        return results
 
     def _given_outputs(self, bound: BoundShapes, given: Mapping[str, Array]) -> list[Array | None]:
         unknown = [name for name in given if name not in self._output_names]

@@ -18,6 +18,7 @@ found out on the way, and is kept here:
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import ctypes
 import functools
@@ -326,6 +327,8 @@ def _compute(compute: Compute, address: int, context_address: int) -> None:
         compute(STATES[address], context)
     except BaseException as error:  # a C frame is above
         _report(functions.OpKernelContext_Failure, context_address, status, error)
+        if isinstance(error, KeyboardInterrupt):
+            _thread.interrupt_main()  # again, where Python can see it
     context.close()
     functions.DeleteStatus(status)
     _TRAFFIC.active.discard(thread)

@@ -14,6 +14,7 @@ import numpy as np
 
 from planish.config import Profile
 from planish.errors import ModelError
+from planish.frontends.tensorflow.calibration import ByteCalibrator
 from planish.frontends.tensorflow.engine_builder import SegmentGraph, build_engine
 from planish.frontends.tensorflow.engine_rules import EngineSettings
 from planish.frontends.tensorflow.library import internal, tensorflow
@@ -63,7 +64,9 @@ class NativeSegment:
         """Return an engine that computes the same."""
         with self._lock:
             segment = self._segment(library)
-        return build_engine(segment, profiles, settings, time_budget)
+        table = settings.calibration_data if settings.precision.upper() == "INT8" else b""
+        calibrator = ByteCalibrator(None, table) if table else None
+        return build_engine(segment, profiles, settings, time_budget, calibrator=calibrator)
 
     def _segment(self, library: Library) -> SegmentGraph:
         if self._graph is None:
