@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from planish.backends.backend import backend_for
+from planish.backends.backend import Backend, backend_for
 from planish.build_clock import BuildClock
 from planish.calibration_bench import CalibrationBench
 from planish.config import BuildConfig
 from planish.engine.parts import EngineParts
 from planish.errors import ConfigError
 from planish.importers.importer import Model, read_model
+from planish.ir.graph import Graph
 from planish.ir.text import to_text
-from planish.passes.graph_pass import run_pipeline
+from planish.passes.graph_pass import PassStatistics, run_pipeline
 from planish.passes.pipeline import name_tensors, optimize, preparation
 from planish.plan.schedule import make_plan
 from planish.plan.serialize import plan_to_json
@@ -22,6 +23,7 @@ from planish.quantize.scheme import Ranges
 from planish.report_builder import choice_lines, make_report, precision_of
 from planish.runtime.engine import Engine
 from planish.tactics.select import choices_of, group_regions, kernels_of
+from planish.tactics.target import Target
 from planish.tactics.tune import tune
 
 
@@ -56,14 +58,7 @@ def build(model: Model, config: BuildConfig | None = None) -> Engine:
         graph = read_model(model, config.profiles, config.signature, config.tags)
         imported = len(graph)
     with clock.stage("passes"):
-        request = PrecisionRequest.of(config, target, graph)
-        bench = CalibrationBench(config, backend, target, clock)
-        lowered = replace(
-            config, precision=request.floats, layer_precisions=request.layer_precisions
-        )
-        passes = optimize(
-            graph, lowered, backend.prints, lambda g: request.quantize(g, backend.prints, bench)
-        )
+        passes, request = lower(graph, config, backend, target, clock)
         clock.tell(2, passes)
     with clock.stage("tactics"):
         groups = group_regions(graph, target, config, backend.tactics())
@@ -85,6 +80,27 @@ def build(model: Model, config: BuildConfig | None = None) -> Engine:
         model, imported, graph.notes, passes, choices, plan, target, config, clock, tuned, request
     )
     return Engine(EngineParts(plan, constants.memory(), code, to_text(graph), report.to_dict()))
+
+
+def lower(
+    graph: Graph, config: BuildConfig, backend: Backend, target: Target, clock: BuildClock
+) -> tuple[list[PassStatistics], PrecisionRequest]:
+    """Run all passes on an imported graph, in the precision that `config` asks for.
+
+    Returns
+    -------
+    list of PassStatistics
+        What every pass did.
+    PrecisionRequest
+        What came of the precision; its notes are for the user.
+    """
+    request = PrecisionRequest.of(config, target, graph)
+    bench = CalibrationBench(config, backend, target, clock)
+    floats = replace(config, precision=request.floats, layer_precisions=request.layer_precisions)
+    passes = optimize(
+        graph, floats, backend.prints, lambda g: request.quantize(g, backend.prints, bench)
+    )
+    return passes, request
 
 
 def calibrate(model: Model, config: BuildConfig) -> Ranges:

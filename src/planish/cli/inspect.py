@@ -10,7 +10,15 @@ from typing import Annotated, Any
 import typer
 
 from planish.backends.backend import backend_for
-from planish.builder import build
+from planish.build_clock import BuildClock
+from planish.builder import build, lower
+from planish.cli.calibration import (
+    Calibrate,
+    CalibrationCache,
+    CalibratorName,
+    Preprocess,
+    make_calibrator,
+)
 from planish.cli.common import (
     AsJson,
     EngineOrModel,
@@ -18,6 +26,7 @@ from planish.cli.common import (
     Profiles,
     Signature,
     Tags,
+    complain,
     emit,
     guarded,
     is_engine,
@@ -30,8 +39,7 @@ from planish.errors import ConfigError
 from planish.importers.importer import read_model
 from planish.ir.graph import Graph
 from planish.ir.text import to_text
-from planish.passes.graph_pass import count_layers, graphs_of
-from planish.passes.pipeline import optimize
+from planish.passes.graph_pass import PassStatistics, count_layers, graphs_of
 from planish.plan.plan import TensorInfo
 from planish.quantize.lint import review_quantization
 from planish.report import BuildReport, LayerReport, PassReport, fusion_lines
@@ -63,6 +71,10 @@ def inspect_command(
     signature: Signature = None,
     tags: Tags = None,
     precision: Precision = "fp32",
+    calibrate: Calibrate = None,
+    calibrator: CalibratorName = "entropy2",
+    calibration_cache: CalibrationCache = None,
+    preprocess: Preprocess = None,
     as_json: AsJson = False,
 ) -> None:
     """Show layers, fusions, tactics and memory.
@@ -73,6 +85,7 @@ def inspect_command(
     config = BuildConfig(
         profiles=parse_profiles(profile), precision=precision, tune="off",
         signature=signature, tags=parse_tags(tags),
+        calibrator=make_calibrator(calibrator, calibrate, preprocess, calibration_cache),
     )  # fmt: skip
     if quantization:
         _inspect_quantization(path, config, as_json)
@@ -88,7 +101,7 @@ def _inspect_model(path: Path, config: BuildConfig, show_graph: bool, as_json: b
     graph = read_model(path, config.profiles, config.signature, config.tags)
     before, imported = _kinds(graph), count_layers(graph)
     passes = [PassReport(s.name, s.before, s.after, round(s.seconds, 4), dict(s.counts))
-              for s in optimize(graph, config, backend_for(config.device).prints)]  # fmt: skip
+              for s in _lowered(graph, config)]  # fmt: skip
     if show_graph:
         text = to_text(graph)
         emit({"graph": text}, as_json, text.rstrip())
@@ -122,9 +135,19 @@ def _inspect_quantization(path: Path, config: BuildConfig, as_json: bool) -> Non
             "--quantization looks at a model, and this is an engine", fix="give the model"
         )
     graph = read_model(path, config.profiles, config.signature, config.tags)
-    optimize(graph, config, backend_for(config.device).prints)
+    _lowered(graph, config)
     review = review_quantization(graph)
     emit(asdict(review), as_json, "\n".join([review.headline, *map(str, review.findings)]))
+
+
+def _lowered(graph: Graph, config: BuildConfig) -> list[PassStatistics]:
+    """Run all passes as a build does; what came of the precision is said on stderr."""
+    backend = backend_for(config.device)
+    target = backend.detect(config.threads)
+    passes, request = lower(graph, config, backend, target, BuildClock(config))
+    for note in request.notes:
+        complain(f"note: {note}")
+    return passes
 
 
 def _kinds(graph: Graph) -> dict[str, int]:
