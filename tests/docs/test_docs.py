@@ -161,4 +161,4 @@ def test_the_example_runs(tmp_path: Path) -> None:
 def test_the_test_command_runs_this_suite() -> None:
     command = marked_commands()["tests"]
     assert "-m pytest -q -n 2" in command
-    assert ".[cpu,test]" in command
+    assert ".[cpu,cuda,tensorflow,test]" in command
