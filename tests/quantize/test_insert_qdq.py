@@ -206,3 +206,16 @@ def test_a_concat_of_integers_takes_the_last_operand_too() -> None:
     run_pipeline(graph, [simplify()])
     joined = [node.output.dtype for node in graph if node.op == "Concat"]
     assert joined == [I8, I8]
+
+
+def test_rows_of_a_table_are_quantized_behind_the_lookup() -> None:
+    graph = parse("""
+    graph lookup(%x: i64[1,5]) {
+      @t: f32[10,8]
+      @w: f32[8,8]
+      %a = Gather(@t, %x)
+      %b = MatMul(%a, @w)
+      %c = MatMul(%b, @w)
+      return %c
+    }""")
+    assert [value.name for value in quantizable_values(graph)] == ["a"]

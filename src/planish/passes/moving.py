@@ -16,7 +16,8 @@ def is_move(node: Node) -> bool:
     if node.op not in MOVING or node.op == "Concat":
         return False
     if node.op == "Resize":
-        return bool(node.attributes["mode"] == "nearest")
+        cropped = node.attributes["coordinate_transformation_mode"] == "tf_crop_and_resize"
+        return bool(node.attributes["mode"] == "nearest") and not cropped
     return node.op == "Split" or len(node.outputs) == 1
 
 

@@ -38,7 +38,7 @@ def is_non_negative(value: Value) -> bool:
             return False
         if node.op in ALWAYS or _is_clipped(node):
             continue
-        if node.op not in IF_OPERANDS_ARE:
+        if node.op not in IF_OPERANDS_ARE or _overshoots(node):
             return False
         pending += _data(node)
     return True
@@ -55,12 +55,15 @@ def _is_clipped(node: Node) -> bool:
     return any(bool(np.all(bound >= 0)) for bound in bounds)
 
 
+def _overshoots(node: Node) -> bool:
+    """Whether an interpolation leaves the range of its operand."""
+    return node.op == "Resize" and node.attributes["mode"] == "cubic"
+
+
 def _data(node: Node) -> list[Value]:
     """Return the operands that elements come from."""
     if node.op == "Pad":
         return [value for value in (node.inputs[0], node.input(2)) if value is not None]
     if node.op in MOVING and node.op != "Concat":
-        return node.present_inputs[:1]
-    if node.op == "Resize":
         return node.present_inputs[:1]
     return [value for value in node.present_inputs if value.dtype.is_float]

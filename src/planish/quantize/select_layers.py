@@ -23,12 +23,12 @@ from planish.ir.graph import Graph, Node, Value
 from planish.ops.op import OPS
 from planish.passes.fuse_regions import fused_results
 from planish.passes.linear import LINEAR
+from planish.passes.moving import is_move
 from planish.passes.overrides import wanted_precision
 from planish.passes.quantized import MOVING, PRODUCTS
 from planish.quantize.scheme import tensor_name
 
 POOLS = frozenset({"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMax", "ReduceMean"})
-SAME_VALUES = MOVING - {"Gather"}  # of Gather the first operand alone is data
 WITHOUT_WEIGHTS = frozenset({"Attention", "com.microsoft.Attention"})
 NO_DATA = ("Cast", "CastLike", "Mod", "BitCast", "QuantizeLinear", "DequantizeLinear")
 
@@ -136,26 +136,26 @@ class _Positions:
 
 def _source_of(value: Value, graph: Graph) -> Value | None:
     """Return the tensor whose elements `value` consists of; None for a constant."""
-    while True:
-        if value.is_constant:
-            return None
-        node = value.producer
-        if node is None or node.graph is not graph or not moves_alone(node):
-            return value
+    if value.is_constant:
+        return None
+    node = value.producer
+    while node is not None and node.graph is graph and moves_alone(node):
+        if node.present_inputs[0].is_constant:  # rows of a table
+            break
         value = node.present_inputs[0]
+        node = value.producer
+    return value
 
 
 def moves_alone(node: Node) -> bool:
     """Whether `node` makes its results of the elements of one tensor and of zeros."""
-    if node.op not in MOVING or node.op == "Concat":
+    if not is_move(node):
         return False
-    if node.op == "Resize":
-        return bool(node.attributes["mode"] == "nearest")
-    if node.op == "Pad":
-        fill = node.input(2)
-        plain = fill is None or (fill.is_constant and not fill.array.any())
-        return plain or node.attributes["mode"] != "constant"
-    return len(node.outputs) == 1 or node.op == "Split"
+    if node.op != "Pad":
+        return True
+    fill = node.input(2)
+    plain = fill is None or (fill.is_constant and not fill.array.any())
+    return plain or node.attributes["mode"] != "constant"
 
 
 def _select_tensors(
