@@ -16,7 +16,8 @@ from planish.ir.graph import Graph
 from planish.ir.verify import verify
 from planish.ops.interpreter import run_graph
 from planish.passes.pipeline import optimize
-from tests.importers.savedmodel_cases import CASES, RECORDED, Case, graph_of, results_of
+from tests.importers.savedmodel_case import CASES, Case
+from tests.importers.savedmodel_cases import RECORDED, graph_of, results_of
 
 NETWORKS = [each for each in CASES if each.name.startswith("network_")]
 
