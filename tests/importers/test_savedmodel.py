@@ -120,6 +120,24 @@ def test_a_damaged_reference_is_a_model_error() -> None:
         read_tensorflow(graph(node("y", "Relu", "missing")))
 
 
+@pytest.mark.parametrize(
+    ("damaged", "reason"),
+    [
+        (node("y", "Add", "x"), "1 operands, expected 2"),
+        (node("y", "Mul", "x"), "1 operands, expected 2"),
+        (node("y", "Transpose", "x"), "input 1 is missing"),
+        (node("y", "DepthToSpace", "x"), "do not fit"),
+        (node("y", "Unpack", "x", num="many"), "do not fit"),
+        (const("y", np.zeros(2, np.complex64)), "its elements are complex64"),
+        (node("y", "Const"), "it has no value"),
+    ],
+)
+def test_nodes_that_make_no_sense_are_refused_by_name(damaged: TfNode, reason: str) -> None:
+    with pytest.raises(UnsupportedOperatorError, match=reason) as caught:
+        read_tensorflow(graph(damaged))
+    assert caught.value.nodes[0].startswith("y (")
+
+
 IMAGE = (F32, (None, 8, 8, 4))
 
 

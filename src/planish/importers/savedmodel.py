@@ -36,6 +36,7 @@ from planish.importers.tensorflow_graph import (
 )
 from planish.ir.graph import Graph, Value
 from planish.ir.shape import Shape
+from planish.ops.infer import OPERAND_ERRORS
 
 Known = np.ndarray[Any, Any] | tuple[TfType, TfShape]  # a constant, or a tensor's type
 
@@ -132,6 +133,7 @@ class _Importer:
     def __init__(self, functions: Mapping[str, TfGraph]) -> None:
         self._functions = functions
         self.refused: list[str] = []
+        self._names: dict[Graph, set[str]] = {}  # given to values so far
 
     def builder(self, graph: Graph) -> Builder:
         """Return a builder that appends to `graph`."""
@@ -174,15 +176,31 @@ class _Importer:
         """Return what the rule of `node` makes of `operands`."""
         builder.at(node, operands)
         if node.op == "Const":
-            return (builder.graph.constant(_plain(node.attributes["value"]), node.name),)
+            return (self._constant(node, builder),)
         if node.op == "Placeholder":
             builder.refuse("nothing is fed to this placeholder")
-        made = RULES[node.op](node, builder)
+        try:
+            made = RULES[node.op](node, builder)
+        except OPERAND_ERRORS as error:
+            reason = f"its operands or attributes do not fit: {type(error).__name__}: {error}"
+            raise Refusal(node, reason) from error
         outputs = tuple(made) if isinstance(made, list | tuple) else (made,)
+        # two functions in one graph (a loop's condition and body) may use a name twice
+        taken = self._names.setdefault(builder.graph, set())
         for index, value in enumerate(outputs):
             if isinstance(value, Value) and value.producer is not None and _is_new(value, node):
-                value.name = node.name if index == 0 else f"{node.name}:{index}"
+                name = node.name if index == 0 else f"{node.name}:{index}"
+                value.name = value.name if name in taken else name
+                taken.add(name)
         return outputs
+
+    def _constant(self, node: TfNode, builder: Builder) -> Value:
+        array = node.attributes.get("value")
+        if not isinstance(array, np.ndarray):
+            builder.refuse("it has no value")
+        if array.dtype.kind != "O" and dtype_from(array.dtype) is None:
+            builder.refuse(f"its elements are {array.dtype}")
+        return builder.graph.constant(_plain(array), node.name)
 
 
 class _AllMissing(tuple[Operand, ...]):

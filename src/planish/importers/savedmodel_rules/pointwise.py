@@ -26,10 +26,21 @@ SAME = {
     "TruncateDiv": "Div", "RealDiv": "Div",
 }  # fmt: skip
 
+BINARY = frozenset(
+    {
+        "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterEqual", "Less",
+        "LessEqual", "LogicalAnd", "LogicalOr", "Maximum", "Mul", "Pow", "RealDiv", "Sub",
+        "TruncateDiv",
+    }
+)  # fmt: skip
+
 
 @rule(*SAME)
 def same(node: TfNode, builder: Builder) -> Value:
     """Emit the operator of the same meaning; of strings only equality has one."""
+    expected = 2 if node.op in BINARY else 1
+    if len(builder.inputs) != expected:
+        builder.refuse(f"it has {len(builder.inputs)} operands, expected {expected}")
     for index, value in enumerate(builder.inputs):
         if value.dtype is STRING and node.op != "Equal":
             builder.refuse(f"input {index} is a string")
@@ -39,6 +50,8 @@ def same(node: TfNode, builder: Builder) -> Value:
 @rule("Add", "AddV2")
 def add(node: TfNode, builder: Builder) -> Value:
     """Add numbers; strings, which TensorFlow joins, are refused."""
+    if len(builder.inputs) != 2:
+        builder.refuse(f"it has {len(builder.inputs)} operands, expected 2")
     if builder.input(0).dtype.kind == "string":
         builder.refuse("it joins strings")
     return builder.emit("Add", *builder.inputs)
