@@ -18,6 +18,7 @@ from planish.ir.graph import Attribute, Graph, Node, Value
 from planish.ir.layout import Layout
 from planish.ir.shape import Dim, Shape, symbols_of
 from planish.ir.source import Source
+from planish.ops.content import contents
 from planish.passes.native_loops import is_native_loop, loop_symbol
 from planish.tactics.tactic import Operand, Region, layout_of
 from planish.tactics.target import Target
@@ -146,7 +147,7 @@ def region_key(region: Region, target: Target) -> str:
         f"kind={region.kind}",
         *body_lines(region.body),
         *(f"in {_operand_text(operand)}" for operand in region.inputs),
-        *(f"out {_operand_text(operand)}" for operand in region.outputs),
+        *(f"out {_operand_text(operand)}{_known(operand)}" for operand in region.outputs),
         *(f"{name}={region.ranges.get(name)}" for name in region.symbols),
     ]
     return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
@@ -217,6 +218,11 @@ def _common_stem(names: Sequence[str]) -> Sequence[str]:
     while all(len(p) > shared + 1 and p[shared] == parts[0][shared] for p in parts):
         shared += 1
     return [names[0], *("_".join(p[shared:]) for p in parts[1:])]
+
+
+def _known(operand: Operand) -> str:
+    """Return a mark of results that are made of extents: a tactic of their own writes them."""
+    return "" if contents(operand.value) is None else " of extents"
 
 
 def _operand_text(operand: Operand) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from planish.importers.savedmodel_rules.tensor_lists import (
+    NeedsTensor,
     TensorList,
     elements_of,
+    forget,
     with_elements,
 )
 from planish.importers.tensorflow_builder import Builder, Operand, rule
@@ -71,14 +73,19 @@ def _choose(builder: Builder, condition: Value, then: Branch, otherwise: Branch)
         return (then if known[0] else otherwise)(builder)
     graphs = (Graph("then"), Graph("else"))
     inner = [builder.inside(graph) for graph in graphs]
-    pairs = list(zip(then(inner[0]), otherwise(inner[1]), strict=True))
     merged: list[int] = []
-    for index, pair in enumerate(pairs):
-        if pair[0] is pair[1]:
-            continue
-        merged.append(index)
-        for branch, graph, result in zip(inner, graphs, pair, strict=True):
-            graph.add_output(_as_tensor(branch, result), graph.fresh_name("output"))
+    try:
+        pairs = list(zip(then(inner[0]), otherwise(inner[1]), strict=True))
+        for index, pair in enumerate(pairs):
+            if pair[0] is pair[1]:
+                continue
+            merged.append(index)
+            for branch, graph, result in zip(inner, graphs, pair, strict=True):
+                graph.add_output(_as_tensor(branch, result), graph.fresh_name("output"))
+    except NeedsTensor:  # a loop around the branches tries again
+        for graph in graphs:
+            forget(graph)
+        raise
     branches = {"then_branch": graphs[0], "else_branch": graphs[1]}
     outputs = builder.emit_many("If", len(merged), condition, **branches) if merged else ()
     results: list[Operand] = [a for a, _ in pairs]

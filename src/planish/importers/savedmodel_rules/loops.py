@@ -25,13 +25,13 @@ from planish.importers.savedmodel_rules.tensor_lists import (
     TensorList,
     Written,
     elements_of,
+    forget,
     with_elements,
 )
 from planish.importers.tensorflow_builder import Builder, Operand, rule
 from planish.importers.tensorflow_graph import TfGraph, TfNode, TfRef
 from planish.ir.dtypes import BOOL, I64
 from planish.ir.graph import Graph, Value
-from planish.ir.rewrite import discard
 from planish.ir.shape import Dim, Shape, symbol
 from planish.ops.content import contents
 
@@ -76,7 +76,13 @@ class Body:
 @rule("While", "StatelessWhile")
 def while_loop(node: TfNode, builder: Builder) -> list[Operand]:
     """Convert a functional loop."""
-    return _While(node, builder).convert()
+    conversion = _While(node, builder)
+    try:
+        return conversion.convert()
+    except NeedsTensor:  # of a list that a loop around this one carries: that one tries again
+        for graph in conversion.graphs:
+            forget(graph)
+        raise
 
 
 class _While:
@@ -96,6 +102,7 @@ class _While:
         }
         found = map(self._counter, range(len(self.operands)))
         self.counters = {each.position: each for each in found if each is not None}
+        self.graphs: list[Graph] = []  # bodies made so far
         self.tensors: dict[int, Value] = {}  # lists that are carried as tensors
         self.firsts: dict[int, int] = {}  # stacked lists to the index that is written first
         self.last: set[int] = set()  # lists of one element, which every iteration overwrites
@@ -214,17 +221,21 @@ class _While:
             try:
                 made.results = self.builder.append(self.name, made.graph, made.arguments)
             except NeedsTensor as need:
-                self._carry_tensor(made.arguments.index(need.base), None)
-                _forget(made.graph)
+                forget(made.graph)
+                own = [p for p, given in enumerate(made.arguments) if given is need.base]
+                if not own:
+                    raise  # a list of a loop around this one
+                self._carry_tensor(own[0], None)
                 continue
             if not self._lists_change(made, count) and not self._shapes_change(made):
                 return made
-            _forget(made.graph)
+            forget(made.graph)
         self.builder.refuse("the types of what the loop carries do not settle")
 
     def _start(self, count: Value | None) -> Body:
         """Return a body without nodes: the arguments."""
         graph = Graph(re.sub(r"\W", "_", self.name))
+        self.graphs.append(graph)
         number = graph.add_input(graph.fresh_name("iteration"), I64, ())
         graph.add_input(graph.fresh_name("going"), BOOL, ())
         number.content = (self.symbol,)
@@ -423,13 +434,6 @@ def _wider(have: Shape | None, got: Shape | None, name: str) -> Shape | None:
     for axis, (a, b) in enumerate(zip(have, got, strict=True)):
         dims.append(a if a == b else symbol(f"{name}_{axis}"))
     return tuple(dims)
-
-
-def _forget(graph: Graph) -> None:
-    """Take the nodes of a graph that is given up out of the use lists of outer values."""
-    graph.outputs = []
-    for node in reversed(graph):
-        discard(node, graph)
 
 
 # -- reading TensorFlow's functions ----------------------------------------------------------------

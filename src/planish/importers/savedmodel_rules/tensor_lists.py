@@ -20,7 +20,8 @@ import numpy as np
 from planish.importers.tensorflow_builder import Builder, Operand, dtype_from, rule
 from planish.importers.tensorflow_graph import TfNode
 from planish.ir.dtypes import I32, DType
-from planish.ir.graph import Value
+from planish.ir.graph import Graph, Value
+from planish.ir.rewrite import discard
 from planish.ir.shape import Dim
 from planish.ops.content import contents
 
@@ -81,6 +82,13 @@ class NeedsTensor(Exception):  # noqa: N818 (a decision, not an error)
     def __init__(self, given: TensorList) -> None:
         super().__init__()
         self.base = given.base if isinstance(given, Written) else given
+
+
+def forget(graph: Graph) -> None:
+    """Take the nodes of a graph that is given up out of the use lists of outer values."""
+    graph.outputs = []
+    for node in reversed(graph):
+        discard(node, graph)
 
 
 # -- what lists hold -------------------------------------------------------------------------------
