@@ -393,6 +393,13 @@ def _networks() -> None:
         )
         return tf.reduce_max(tf.nn.tanh(tf.nn.bias_add(x, floats(5))), 1)
 
+    def spectrogram(tf: Any, a: Any) -> Any:
+        spectrum = tf.signal.stft(a, 12, 5, 16)
+        return [tf.abs(spectrum), tf.math.real(spectrum), tf.math.imag(tf.math.conj(spectrum))]
+
+    case("spectrogram", spectrogram, floats(2, 60), shapes=[(None, 60)])
+    case("fourier_there_and_back", lambda tf, a: tf.signal.irfft(tf.signal.rfft(a)), floats(3, 10))
+    case("fourier_cut", lambda tf, a: tf.signal.irfft(tf.signal.rfft(a, [7]), [7]), floats(3, 10))
     case("network_signal", signal, floats(2, 20, 4), shapes=[(None, 20, 4)], tolerance=1e-4)
 
 
