@@ -411,3 +411,19 @@ def test_reports_that_the_environment_asks_for(split_model, tmp_path, monkeypatc
     assert rows[0] == "OP Name|Reason|Count"
     assert "Lgamma|Planish has no rule for this operation|1" in rows
     assert "TRTEngineOp" in (tmp_path / "graph.dot").read_text()
+
+
+def test_saving_without_native_segments(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("TF_TRT_EXPERIMENTAL_FEATURES", "remove_native_segments")
+    monkeypatch.setenv("TF_TRT_EXPORT_TRT_ENGINES_PATH", str(tmp_path / "engines"))
+    made = converter(model)
+    made.convert()
+    made.save(str(tmp_path / "out"))
+    (exported,) = (tmp_path / "engines").iterdir()
+    assert exported.name == f"{engines_in(made)[0]}.plan"
+    names = [function.signature.name for function in made._converted_graph_def.library.function]
+    assert not [name for name in names if name.endswith("_native_segment")]
+    x = weights(2, 8)
+    np.testing.assert_allclose(
+        run(tmp_path / "out", x)["scores"], run(model, x)["scores"], atol=1e-6
+    )
