@@ -140,3 +140,28 @@ def test_wrong_budget_is_refused(monkeypatch, text):
     monkeypatch.setenv("PLANISH_TF_TIME_BUDGET", text)
     with pytest.raises(ConfigError, match="expected seconds"):
         _ = TimeBudget().seconds
+
+
+def test_unloaded_engines_come_back_once():
+    cache = EngineCache("e")
+    cache.put(engine((1, 4)), ((1, 4),))
+    cache.unload(lambda itself: itself.put(engine((1, 4)), ((1, 4),)))
+    assert cache.engines == ()
+    assert cache.restore()
+    assert shapes_of(cache) == [((1, 4),)]
+    assert not cache.restore()
+
+
+def test_unloading_frees_what_depends_on_the_cache():
+    class Operation:
+        released = False
+
+        def release(self):
+            self.released = True
+
+    cache, operation, gone = EngineCache("e"), Operation(), Operation()
+    cache.dependents.update((operation, gone))
+    del gone
+    cache.unload(None)
+    assert operation.released
+    assert not cache.restore()

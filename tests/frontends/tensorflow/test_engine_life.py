@@ -181,3 +181,19 @@ def test_new_process_with_one_thread_of_tensorflow_then_exit_in_the_middle(model
         model,
     )
     assert output == "fine 1\n"
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_over_many_loads(model, forbid_native):
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def load(count):
+        for _ in range(count):
+            check(run(tf.saved_model.load(str(model)).signatures["serving_default"]))
+            gc.collect()
+
+    load(50)
+    before = resident()
+    load(250)
+    assert resident() - before < 10e6

@@ -354,3 +354,24 @@ def test_implicit_batch_goes_to_the_next_power_of_two(batch, largest):
 def test_declared_batch_is_fixed():
     (profile,) = implicit_batch_profiles(((8, 4),), EngineSettings(NAME, ((8, 4),)))
     assert profile == Profile((8, 4), (8, 4), (8, 4))
+
+
+# -- unloading ---------------------------------------------------------------------------------
+
+
+def test_operation_brings_unloaded_engines_back_before_it_builds():
+    run = Operation()
+    run((3, 4))
+    (cached,) = run.cache.engines
+    run.cache.unload(lambda cache: cache.put(cached.engine, cached.shapes))
+    assert run.segment.releases == 1
+    assert run((5, 4)) == BUILT
+    assert (run.builds, cached.engine.runs) == (1, 2)
+
+
+def test_operation_builds_again_when_nothing_comes_back():
+    run = Operation()
+    run((3, 4))
+    run.cache.unload(lambda cache: None)
+    assert run((3, 4)) == BUILT
+    assert run.builds == 2
