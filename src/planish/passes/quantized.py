@@ -2,7 +2,7 @@
 
 Quantization is expressed by QuantizeLinear and DequantizeLinear alone. A *quantized product* is
 
-    Conv | MatMul (DequantizeLinear(x, sx, zx), DequantizeLinear(@w, @sw, @zw))
+    Conv | ConvTranspose | MatMul (DequantizeLinear(x, sx, zx), DequantizeLinear(@w, @sw, @zw))
 
 with x and w of eight bits: kernels multiply the integers, sum exactly in int32, and scale the sum
 by sx * sw. x has one scale (a constant or computed) and one zero point; the weights have one scale,
@@ -23,7 +23,7 @@ Array = np.ndarray[Any, Any]
 
 DEQUANTIZE, QUANTIZE = "DequantizeLinear", "QuantizeLinear"
 EIGHT_BITS = (I8, U8)
-PRODUCTS = ("Conv", "MatMul")
+PRODUCTS = ("Conv", "ConvTranspose", "MatMul")
 UNTIDY = (*PRODUCTS, "Gemm")  # products before they are in canonical form
 # operators that only move elements of their first operand, or choose among them
 MOVING = frozenset(
@@ -67,7 +67,7 @@ def is_quantized_product(node: Node) -> bool:
 
 
 def product_reason(node: Node) -> str | None:
-    """Return why a Conv or MatMul is not a product of integers, or None."""
+    """Return why a Conv, ConvTranspose or MatMul is not a product of integers, or None."""
     data, weight = dequantize_of(node.inputs[0]), dequantize_of(node.inputs[1])
     if data is None or weight is None:
         which = "data" if data is None else "weights"
@@ -80,13 +80,12 @@ def product_reason(node: Node) -> str | None:
         return "its data are a vector"
     if not is_single(data.input(1)) or not is_single(data.input(2)):
         return "its data have more than one scale or zero point"
-    zero = data.input(2)
-    if node.op == "Conv" and zero is not None and not zero.is_constant:
-        return "the zero point of its data is known only when it runs"
-    return _weight_reason(node, weight)
+    computed = any(value is not None and not value.is_constant for value in data.inputs[1:])
+    return _weight_reason(node, weight, computed)
 
 
-def _weight_reason(node: Node, weight: Node) -> str | None:
+def _weight_reason(node: Node, weight: Node, computed: bool) -> str | None:
+    """Return why the weights do not fit; `computed` says that the data's scale or zero point is."""
     w = weight.present_inputs[0]
     parameters = [value for value in weight.inputs[1:] if value is not None]
     if not w.is_constant or not all(value.is_constant for value in parameters):
@@ -95,7 +94,9 @@ def _weight_reason(node: Node, weight: Node) -> str | None:
         reason = _axis_reason(node, weight, w)
         if reason is not None:
             return reason
-    if not fits_bytes(w.array, weight.input(2), output_axis(node, w.rank)):
+    # of convolutions there is a kernel of wider weights, with constant parameters
+    is_narrow = node.op == "MatMul" or computed
+    if is_narrow and not fits_bytes(w.array, weight.input(2), output_axis(node, w.rank)):
         return "its weights minus their zero points exceed eight bits"
     return None
 
@@ -116,12 +117,16 @@ def _axis_reason(node: Node, weight: Node, w: Value) -> str | None:
         return "its weights have a scale for each block"
     if int(weight.attributes["axis"]) % w.rank != output_axis(node, w.rank):
         return "its weights have scales along another axis than the output channels"
+    if node.op == "ConvTranspose" and node.attributes["group"] != 1:
+        return "the groups of a transposed convolution have several scales"
     return None
 
 
 def output_axis(node: Node, rank: int) -> int:
     """Return the axis of the weights along which the output channels of a product lie."""
-    return rank - 1 if node.op == "MatMul" else 0
+    if node.op == "MatMul":
+        return rank - 1
+    return 1 if node.op == "ConvTranspose" else 0
 
 
 def keeps_weight(node: Node) -> bool:

@@ -78,8 +78,6 @@ def select_layers(
     position = _Positions(graph)
     for node in graph:
         if node.op not in PRODUCTS:
-            if node.op == "ConvTranspose":
-                selection.kept.append((node, "transposed convolutions run in floating point"))
             continue
         wanted = wanted_precision(node, overrides)
         reason = _impossible(node)
@@ -107,6 +105,8 @@ def _impossible(node: Node) -> str | None:
         return "its data are a vector"
     if not weight.is_constant:
         return "its weights come first" if x.is_constant else "it multiplies two activations"
+    if node.op == "ConvTranspose" and node.attributes["group"] != 1:
+        return "it is a transposed convolution in groups"
     return "its weights are no matrix" if node.op == "MatMul" and weight.rank != 2 else None
 
 
