@@ -186,6 +186,50 @@ def _functions(tf: Any) -> dict[str, tuple[Callable[..., Any], list[Any]]]:
         part = tf.reverse_sequence(x, lengths, seq_axis=1, batch_axis=0)
         return {"y": part, "z": tf.reverse(x, [1])}
 
+    def nested_write(x: Any) -> Any:
+        kept = tf.TensorArray(real, size=12, element_shape=(4,))
+        for i in tf.range(3):
+            for j in tf.range(4):
+                kept = kept.write(i * 4 + j, x[i] * tf.cast(j, real))
+        return {"y": kept.stack()}
+
+    def branch_write(x: Any) -> Any:
+        kept = tf.TensorArray(real, size=6, element_shape=(4,))
+        every = tf.TensorArray(real, size=6, element_shape=(4,))
+        for i in tf.range(6):
+            every = every.write(i, x[i] * 2.0)
+            if tf.reduce_sum(x[i]) > 0.0:
+                kept = kept.write(i, x[i])
+        return {"y": kept.stack(), "z": every.stack()}
+
+    def recurrence(x: Any) -> Any:
+        kept = tf.TensorArray(real, size=10, element_shape=(4,), clear_after_read=False)
+        kept = kept.write(0, x[0]).write(1, x[1])
+        for i in tf.range(2, 10):
+            kept = kept.write(i, kept.read(i - 1) * 0.5 + kept.read(i - 2))
+        return {"y": kept.stack()}
+
+    def breaking(x: Any) -> Any:
+        total = tf.zeros((4,))
+        for i in tf.range(6):
+            if tf.reduce_sum(x[i]) > 2.5:
+                break
+            if tf.reduce_sum(x[i]) < -2.5:
+                continue
+            total += x[i]
+        return {"y": total}
+
+    def decoding(x: Any) -> Any:
+        token, i = tf.constant(1), 0
+        kept = tf.TensorArray(tf.int32, size=8, element_shape=())
+        matrix = tf.constant(np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32))
+        while i < 8 and token != 3:
+            x = tf.tanh(tf.linalg.matvec(matrix, x))
+            token = tf.argmax(x, output_type=tf.int32)
+            kept = kept.write(i, token)
+            i += 1
+        return {"y": kept.stack(), "n": i}
+
     rows = [spec((None, 4), real)]
     matrix = [spec((3, 4), real)]
     six = [spec((6, 4), real)]
@@ -205,6 +249,15 @@ def _functions(tf: Any) -> dict[str, tuple[Callable[..., Any], list[Any]]]:
         "ta": (array, six),
         "ta_rmw": (array_in_place, six),
         "ta_dyn": (growing, six),
+        "nested_write": (nested_write, [spec((3, 4), real)]),
+        "branch_write": (branch_write, six),
+        "recurrence": (recurrence, six),
+        "breaking": (breaking, six),
+        "decoding": (decoding, [spec((4,), real)]),
+        "scan_back": (
+            lambda x: {"y": tf.scan(lambda a, row: a * 0.5 + row, x, reverse=True)},
+            six,
+        ),
         "early": (early, matrix),
         "nested": (nested, [spec((7, 5, 4), real)]),
         "revseq": (turned, [spec((3, 6, 4), real), spec((3,), tf.int32)]),

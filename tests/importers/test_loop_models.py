@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import planish
 from planish.backends.backend import backend_for
 from planish.config import BuildConfig, Profile
 from planish.importers.savedmodel import read_tensorflow
 from planish.importers.tensorflow import read_graph_def, read_saved_model
-from planish.ir.graph import Graph
+from planish.ir.graph import Graph, Value
+from planish.ir.shape import evaluate
 from planish.ops.interpreter import run_graph
 from planish.passes.graph_pass import graphs_of
 from planish.passes.pipeline import optimize
@@ -113,6 +115,39 @@ def test_other_loops_become_native(models: Path, version: str, name: str) -> Non
     kinds = [node.attributes["kind"] for node in graph if node.op == "Region"]
     assert not {"Loop", "Scan", "DataDependent"} & set(kinds)
     check(graph, path)
+
+
+QUICK = ("keras3/lstm_mask", "keras2/bi_lstm", "keras3/decoding")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in names()
+        if not name.startswith("tf1")
+    ],
+)
+def test_engines_give_the_recorded_outputs(models: Path, name: str) -> None:
+    graph = read(models / name)
+    profiles = {
+        value.name: Profile(*(_extents(value, graph, place) for place in range(3)))
+        for value in graph.inputs
+        if any(not isinstance(dim, int) for dim in value.known_shape)
+    }
+    config = BuildConfig(tune="off", threads=1, profiles=profiles)
+    engine = planish.build(str(models / name), config)
+    for given, expected in recorded(models / name):
+        results = engine.run(given)
+        for key, want in expected.items():
+            assert results[key].dtype == want.dtype
+            np.testing.assert_allclose(results[key], want, rtol=2e-5, atol=2e-5)
+
+
+def _extents(value: Value, graph: Graph, place: int) -> tuple[int, ...]:
+    """Return the smallest, usual or largest shape of an input."""
+    sizes = {name: ends[place] for name, ends in graph.ranges.items()}
+    return tuple(evaluate(dim, sizes) for dim in value.known_shape)
 
 
 def test_what_a_loop_hands_through_is_captured(models: Path) -> None:
