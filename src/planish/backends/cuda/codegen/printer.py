@@ -146,7 +146,8 @@ class Printer:
     def load(self, memory: Memory, space: Shape, groups: Sequence[Group], name: str) -> str:
         """Return the statement that reads `memory` into `name` in its compute type."""
         pointer, mask = self.address(memory, space, groups)
-        rest = f", mask={mask}, other=0" if mask else ""
+        zero = "0.0" if memory.dtype.is_float else "0"
+        rest = f", mask={mask}, other={zero}" if mask else ""
         text = f"tl.load({pointer}{rest})"
         if memory.dtype is BOOL:
             return f"{name} = {text} != 0"
