@@ -16,7 +16,9 @@ def review(nodes: list[onnx.NodeProto], outputs: list[str]) -> QuantizationRevie
     """Return the review of a model with the inputs x and y, f32[1,4,6,6]."""
     weights = np.arange(-18, 18, dtype=np.int8).repeat(4).reshape(4, 4, 3, 3)
     constants = [numpy_helper.from_array(weights, "w")]
-    constants += [numpy_helper.from_array(np.array(v, np.float32), name) for name, v in STEPS.items()]
+    constants += [
+        numpy_helper.from_array(np.array(v, np.float32), name) for name, v in STEPS.items()
+    ]
     constants.append(numpy_helper.from_array(np.array(0, np.int8), "z"))
     image = [1, 4, 6, 6]
     inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, image) for n in ("x", "y")]
