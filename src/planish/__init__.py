@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from planish.builder import build, calibrate
+    from planish.builder import build, calibrate, sensitivity
     from planish.config import BuildConfig, Profile, Progress
     from planish.quantize.calibrators import (
         EntropyCalibrator,
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     )
     from planish.quantize.scheme import Ranges
     from planish.report import BuildReport
+    from planish.report_sensitivity import Sensitivity
     from planish.runtime.engine import Engine, load
 
 __version__ = "0.1.0"
@@ -35,9 +36,11 @@ _PUBLIC = {
     "Profile": "planish.config",
     "Progress": "planish.config",
     "Ranges": "planish.quantize.scheme",
+    "Sensitivity": "planish.report_sensitivity",
     "build": "planish.builder",
     "calibrate": "planish.builder",
     "load": "planish.runtime.engine",
+    "sensitivity": "planish.builder",
 }
 
 __all__ = [
@@ -52,9 +55,11 @@ __all__ = [
     "Profile",
     "Progress",
     "Ranges",
+    "Sensitivity",
     "build",
     "calibrate",
     "load",
+    "sensitivity",
 ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from planish.backends.backend import Backend, backend_for
@@ -18,9 +20,12 @@ from planish.passes.pipeline import name_tensors, optimize, preparation
 from planish.plan.schedule import make_plan
 from planish.plan.serialize import plan_to_json
 from planish.plan.weights import WeightPool
+from planish.quantize.calibrators import Batches, EntropyCalibrator2
 from planish.quantize.request import PrecisionRequest
 from planish.quantize.scheme import Ranges
+from planish.quantize.sensitivity import rank_layers
 from planish.report_builder import choice_lines, make_report, precision_of
+from planish.report_sensitivity import Sensitivity
 from planish.runtime.engine import Engine
 from planish.tactics.select import choices_of, group_regions, kernels_of
 from planish.tactics.target import Target
@@ -121,13 +126,8 @@ def calibrate(model: Model, config: BuildConfig) -> Ranges:
     clock = BuildClock(config)
     backend = backend_for(config.device)
     target = backend.detect(config.threads, config.target)
-    with clock.stage("import"):
-        graph = read_model(model, config.profiles, config.signature, config.tags)
-    with clock.stage("passes"):
-        request = PrecisionRequest.of(config, target, graph)
+    with _simplified(model, config, target, clock) as (graph, request):
         bench = CalibrationBench(config, backend, target, clock, share=1.0)
-        name_tensors(graph)
-        run_pipeline(graph, preparation(), check=config.verify)
         request.quantize(graph, backend.prints, bench)
     if request.ranges is None:
         raise ConfigError(
@@ -136,3 +136,56 @@ def calibrate(model: Model, config: BuildConfig) -> Ranges:
             fix='give BuildConfig(precision="int8", calibrator=...) and a float32 model',
         )
     return request.ranges
+
+
+def sensitivity(
+    model: Model, config: BuildConfig, batches: Batches, *, samples: int = 32
+) -> Sensitivity:
+    """Return the error that each layer brings when it alone runs in the lower precision.
+
+    Parameters
+    ----------
+    model
+        As for `build`, in float32.
+    config : BuildConfig
+        With "int8" as the precision. Its calibrator gives the scales; without one they come from
+        `batches`, by `EntropyCalibrator2`. The time budget ends the ranking early.
+    batches : iterable, or function that returns one
+        The data that layers are ranked on, as for a calibrator.
+    samples : int
+        How many samples of them are run, once for every layer.
+
+    Raises
+    ------
+    PlanishError
+        A subclass that says what is wrong, where, and how to fix it.
+    """
+    if config.precision != "int8" or samples < 1:
+        raise ConfigError(
+            f"cannot rank layers for precision={config.precision!r} on {samples} samples",
+            where="planish.sensitivity",
+            fix='give BuildConfig(precision="int8") and at least one sample',
+        )
+    data = EntropyCalibrator2(batches)
+    config = replace(config, calibrator=config.calibrator or data)
+    clock = BuildClock(config)
+    backend = backend_for(config.device)
+    target = backend.detect(config.threads, config.target)
+    with _simplified(model, config, target, clock) as (graph, request):
+        first = CalibrationBench(config, backend, target, clock)
+        then = CalibrationBench(config, backend, target, clock, share=1.0)
+        return rank_layers(graph, request, backend.prints, (first, then), data.batches, samples)
+
+
+@contextmanager
+def _simplified(
+    model: Model, config: BuildConfig, target: Target, clock: BuildClock
+) -> Iterator[tuple[Graph, PrecisionRequest]]:
+    """Yield a model in its simplest form and its request, inside of the stage of passes."""
+    with clock.stage("import"):
+        graph = read_model(model, config.profiles, config.signature, config.tags)
+    with clock.stage("passes"):
+        request = PrecisionRequest.of(config, target, graph)
+        name_tensors(graph)
+        run_pipeline(graph, preparation(), check=config.verify)
+        yield graph, request

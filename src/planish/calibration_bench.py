@@ -75,6 +75,6 @@ class CalibrationBench:
             return "calibration did not see every batch: the time budget did not allow for it"
         return ""
 
-    def progress(self, done: int, total: int) -> None:
+    def progress(self, done: int, total: int, doing: str = "calibrating") -> None:
         """Tell the user how many batches were seen, of how many (0 when that is not known)."""
-        self.clock.progress(done, total, f"calibrating, {done} batches")
+        self.clock.progress(done, total, f"{doing}, {done} batches")

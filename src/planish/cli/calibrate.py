@@ -12,6 +12,7 @@ import typer
 from planish.builder import calibrate
 from planish.cli.calibration import (
     CalibratorName,
+    Data,
     LayerPrecisions,
     Preprocess,
     make_calibrator,
@@ -47,13 +48,7 @@ def register(app: typer.Typer) -> None:
 
 def calibrate_command(
     model: Annotated[Path, typer.Argument(help="The model, in float32.")],
-    data: Annotated[
-        str,
-        typer.Option(
-            help="An .npz file, a folder of .npy files (a batch each), a folder of images with "
-            "--preprocess, or MODULE:FUNCTION."
-        ),
-    ],
+    data: Data,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="The cache; by default MODEL with .calibration."),

@@ -46,6 +46,13 @@ Calibrate = Annotated[
         "each), a folder of images with --preprocess, or MODULE:FUNCTION.",
     ),
 ]
+Data = Annotated[
+    str,
+    typer.Option(
+        help="An .npz file, a folder of .npy files (a batch each), a folder of images with "
+        "--preprocess, or MODULE:FUNCTION."
+    ),
+]
 CalibratorName = Annotated[
     str, typer.Option("--calibrator", help=f"One of {', '.join(CALIBRATORS)}.")
 ]

@@ -49,7 +49,7 @@ class Workbench(Protocol):
     def stop(self) -> str:
         """Return why calibration has to end now; empty while it may go on."""
 
-    def progress(self, done: int, total: int) -> None:
+    def progress(self, done: int, total: int, doing: str = "calibrating") -> None:
         """Tell the user how many batches were seen, of how many (0 when that is not known)."""
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,8 @@ from planish.passes.quantized import DEQUANTIZE, QUANTIZE, output_axis
 from planish.quantize.non_negative import is_non_negative
 from planish.quantize.scheme import LEVELS, tensor_name
 from planish.quantize.select_layers import Selection, select_layers
+
+Array = np.ndarray[Any, Any]
 
 UNSIGNED_LEVELS = 255
 
@@ -83,17 +86,14 @@ def quantize_graph(
     prints : callable, optional
         As in `FuseRegions`.
     """
-    wanted = quantizable_values(graph, layer_precisions, prints)
-    names = [tensor_name(value) for value in wanted]
-    unknown = [name for name in names if not _is_usable(thresholds.get(name))]
-    selection = select_layers(graph, layer_precisions, prints, unknown)
+    selection = quantizable_layers(graph, thresholds, layer_precisions, prints)
     summary = QuantizationSummary()
     for node, reason in selection.kept:
         summary.kept[str(node.source)] = reason
     for node in selection.layers:
         summary.layers.append(str(node.source))
         _quantize_weights(graph, node)
-    steps = _steps(selection, thresholds)
+    steps = steps_of(selection, thresholds)
     for value in selection.tensors:
         dtype, scale = steps[selection.classes[value]]
         summary.tensors[tensor_name(value)] = f"{dtype} in steps of {scale:.6g}"
@@ -101,11 +101,24 @@ def quantize_graph(
     return summary
 
 
+def quantizable_layers(
+    graph: Graph,
+    thresholds: Mapping[str, float],
+    layer_precisions: Mapping[str, str] | None = None,
+    prints: Callable[[Node], bool] = lambda node: True,
+) -> Selection:
+    """Return what `quantize_graph` makes integers of; see there for the parameters."""
+    wanted = quantizable_values(graph, layer_precisions, prints)
+    names = [tensor_name(value) for value in wanted]
+    unknown = [name for name in names if not _is_usable(thresholds.get(name))]
+    return select_layers(graph, layer_precisions, prints, unknown)
+
+
 def _is_usable(threshold: float | None) -> bool:
     return threshold is not None and math.isfinite(threshold) and threshold > 0
 
 
-def _steps(
+def steps_of(
     selection: Selection, thresholds: Mapping[str, float]
 ) -> dict[int, tuple[DType, np.float32]]:
     """Return type and scale of every class of tensors: those of its widest member."""
@@ -147,6 +160,15 @@ def _quantize_tensor(graph: Graph, value: Value, dtype: DType, scale: np.float32
 
 def _quantize_weights(graph: Graph, node: Node) -> None:
     weight = node.present_inputs[1]
+    rounded, scale, axis = quantized_weights(node)
+    integers = graph.constant(rounded, graph.fresh_name(weight.name))
+    operands = [integers, graph.constant(scale)]
+    node.replace_input(1, emit(graph, node, DEQUANTIZE, operands, {"axis": axis}))
+
+
+def quantized_weights(node: Node) -> tuple[Array, Array, int]:
+    """Return the weights of a product as int8, their float32 scales, and the scales' axis."""
+    weight = node.present_inputs[1]
     axis = output_axis(node, weight.rank)
     array = weight.array.astype(np.float32, copy=False)
     others = tuple(each for each in range(array.ndim) if each != axis)
@@ -154,6 +176,4 @@ def _quantize_weights(graph: Graph, node: Node) -> None:
     scale = np.where(largest > 0, largest / np.float32(LEVELS), np.float32(1)).astype(np.float32)
     scaled = array / spread(scale, array.shape, axis)
     rounded = np.clip(np.rint(scaled, out=scaled), -LEVELS, LEVELS, out=scaled).astype(np.int8)
-    integers = graph.constant(rounded, graph.fresh_name(weight.name))
-    operands = [integers, graph.constant(scale)]
-    node.replace_input(1, emit(graph, node, DEQUANTIZE, operands, {"axis": axis}))
+    return rounded, scale, axis
