@@ -164,6 +164,7 @@ def test_missing_and_unknown_members_are_refused(path: Path):
         {"weights": {}},
         {"native": {"features": 3}},
         {"native": None},
+        {"gpu": {"kernels": [{"bytes": 1}]}},
         {"byte_order": 7},
         {"weights": {"bytes": 256, "chunk": 0, "crc32": [], "crc32_of_all": 0}},
     ],
@@ -177,7 +178,7 @@ def test_wrong_types_in_the_manifest_are_refused(path: Path, fields: Any):
 @pytest.mark.parametrize(("version", "fix"), [(0, "build the engine"), (99, "upgrade"), ("x", "")])
 def test_other_format_versions_are_named(path: Path, version: Any, fix: str):
     edit_manifest(path, format=version)
-    with pytest.raises(CompatibilityError, match=f"format version {version}.*version 1") as caught:
+    with pytest.raises(CompatibilityError, match=f"format version {version}.*version 2") as caught:
         load(path)
     assert fix in str(caught.value)
 
