@@ -44,8 +44,11 @@ def by_name(found: planish.Sensitivity) -> dict[str, float]:
     return {entry.name: entry.signal_to_noise for entry in found.layers}
 
 
-def products(wide: float) -> onnx.ModelProto:
-    """Three products in a row; a column of the second one's data is `wide` times the others."""
+def products(wide: float, mask: float = 0.0) -> onnx.ModelProto:
+    """Three products in a row; a column of the second one's data is `wide` times the others.
+
+    `mask` is added to the last column of the result.
+    """
     generator = np.random.default_rng(3)
     w = {f"w{i}": generator.standard_normal((16, 16)).astype(np.float32) / 4 for i in range(3)}
     w["w0"][:, 5] *= wide
@@ -53,8 +56,10 @@ def products(wide: float) -> onnx.ModelProto:
     nodes = [
         helper.make_node("MatMul", ["x", "w0"], ["a"], name="first"),
         helper.make_node("MatMul", ["a", "w1"], ["b"], name="second"),
-        helper.make_node("MatMul", ["b", "w2"], ["y"], name="third"),
+        helper.make_node("MatMul", ["b", "w2"], ["c"], name="third"),
+        helper.make_node("Add", ["c", "mask"], ["y"], name="masked"),
     ]
+    w["mask"] = np.array([0.0] * 15 + [mask], np.float32)
     return small_models.model(nodes, {"x": ["N", 16]}, {"y": ["N", 16]}, w)
 
 
@@ -115,6 +120,15 @@ def test_the_whole_model_is_what_a_build_gives() -> None:
     assert found.whole.signal_to_noise == pytest.approx(expected, abs=0.1)
     assert found.whole.signal_to_noise < min(by_name(found).values())
     assert 0.99 < found.whole.cosine < 1
+
+
+def test_masked_elements_are_not_compared() -> None:
+    data = [np.random.default_rng(1).standard_normal((8, 16)).astype(np.float32)]
+    found = planish.sensitivity(products(1.0, mask=-np.inf), INT8, data)
+    assert set(by_name(found)) == {"first", "second"}
+    for entry in (*found.layers, found.whole):
+        assert 25 < entry.signal_to_noise < 80
+        assert 0.99 < entry.cosine < 1
 
 
 def test_layers_kept_in_float32_are_not_ranked_but_named() -> None:

@@ -127,7 +127,10 @@ def _switch(graph: Graph, node: Node, flag: Value, dtype: DType, scale: np.float
 
 @dataclass
 class _Sums:
-    """Sums over all elements of one output: of squares, and of products with float32's."""
+    """Sums over the elements of one output: of squares, and of products with float32's.
+
+    Elements that are masked in float32 (infinite or no number) are left out.
+    """
 
     signal: float = 0.0
     noise: float = 0.0
@@ -135,7 +138,8 @@ class _Sums:
     product: float = 0.0
 
     def add(self, want: Array, got: Array) -> None:
-        a, b = want.astype(np.float64).ravel(), got.astype(np.float64).ravel()
+        counted = np.isfinite(want)
+        a, b = want[counted].astype(np.float64), got[counted].astype(np.float64)
         self.signal += float(a @ a)
         self.noise += float((a - b) @ (a - b))
         self.own += float(b @ b)
@@ -143,12 +147,16 @@ class _Sums:
 
     @property
     def decibels(self) -> float:
+        if not math.isfinite(self.noise):
+            return -math.inf
         if not self.noise:
             return math.inf
         return 10 * math.log10(self.signal / self.noise) if self.signal else -math.inf
 
     @property
     def cosine(self) -> float:
+        if not math.isfinite(self.noise):
+            return 0.0
         length = math.sqrt(self.signal) * math.sqrt(self.own)
         return self.product / length if length else float(self.signal == self.own)
 
