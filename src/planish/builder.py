@@ -139,7 +139,7 @@ def calibrate(model: Model, config: BuildConfig) -> Ranges:
 
 
 def sensitivity(
-    model: Model, config: BuildConfig, batches: Batches, *, samples: int = 32
+    model: Model, config: BuildConfig, batches: Batches, *, samples: int = 16
 ) -> Sensitivity:
     """Return the error that each layer brings when it alone runs in the lower precision.
 
