@@ -193,7 +193,7 @@ def test_memory_does_not_grow_over_many_loads(model, forbid_native):
             check(run(tf.saved_model.load(str(model)).signatures["serving_default"]))
             gc.collect()
 
-    load(50)
+    load(30)
     before = resident()
-    load(250)
+    load(120)
     assert resident() - before < 10e6
