@@ -1,5 +1,7 @@
 """Fail when a Python source file is longer than 800 lines or a function longer than 60.
 
+A function's parameters and docstring do not count: commands and other people's interfaces have many.
+
 Files over 500 lines are named as a warning; ir/graph.py may not pass 500.
 """
 
@@ -23,7 +25,9 @@ def main() -> int:
             print(f"{path}: {lines} lines, better below {SOFT_LIMIT}")
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
-                length = (node.end_lineno or 0) - node.lineno + 1
+                statements = node.body[1:] if ast.get_docstring(node) else node.body
+                first = statements[0].lineno if statements else node.lineno
+                length = (node.end_lineno or 0) - first + 1
                 if length > FUNCTION_LIMIT:
                     failures.append(f"{path}:{node.lineno} {node.name}: {length} lines, "
                                     f"at most {FUNCTION_LIMIT}")  # fmt: skip
