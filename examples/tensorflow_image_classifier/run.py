@@ -128,6 +128,7 @@ def show(folder: Path) -> None:
     command = [sys.executable, "-m", module, "show", "--dir", str(folder), "--all"]
     # planish_tensorflow.pth, installed with Planish, makes the engine operation known
     subprocess.run(command, env={**os.environ, "PLANISH_TF_TRT": "1"}, check=True)
+    print()  # the command leaves its last line open
 
 
 # -- 4. inference ---------------------------------------------------------------------------------
