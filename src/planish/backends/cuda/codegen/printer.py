@@ -127,7 +127,7 @@ class Printer:
         With `whole`, the pointers have the tile's full shape, also along axes of extent 1.
         """
         shift = len(space) - len(memory.shape)
-        wide = self._span(memory) >= WIDE_SPAN
+        wide = self.is_wide(memory)
         terms, masks = [memory.pointer], []
         for group in groups:
             axes = [axis for axis in group.axes if axis >= shift]
@@ -181,9 +181,11 @@ class Printer:
                 terms.append(position if stride == 1 else f"{position} * {self.dim(stride)}")
         return terms
 
-    def _span(self, memory: Memory) -> int:
+    def is_wide(self, memory: Memory) -> bool:
+        """Whether 32 bits are too few for the positions of all elements."""
         pairs = zip(memory.shape, memory.strides, strict=True)
-        return sum((self.largest(n) - 1) * abs(self.largest(s)) for n, s in pairs)
+        span = sum((self.largest(n) - 1) * abs(self.largest(s)) for n, s in pairs)
+        return span >= WIDE_SPAN
 
     # -- pointwise -------------------------------------------------------------------------------
 

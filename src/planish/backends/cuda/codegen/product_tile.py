@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planish.backends.cuda.codegen.printer import Group, Printer, indent
+from planish.ir.dtypes import F32, DType
 from planish.ir.graph import Value
 from planish.ir.shape import Dim, Shape, ceildiv
 from planish.tactics.tactic import Config, Region
@@ -122,6 +123,18 @@ class ProductTile:
         tiles = printer.largest(self.tiles * outer)
         size = int(self.config["m"]) * int(self.config["n"]) * 4
         return tiles * self.split * size, tiles
+
+
+def masked_load(name: str, pointer: str, masks: Sequence[str]) -> str:
+    """Return the statement that reads a tile of an operand, zeros where a mask says no."""
+    rest = f", mask={' & '.join(masks)}, other=0" if masks else ""
+    return f"{name} = tl.load({pointer}{rest})"
+
+
+def print_dot(dtype: DType) -> str:
+    """Return the statement that adds the product of tiles ``a`` and ``b`` to ``total``."""
+    precision = ', input_precision="ieee"' if dtype is F32 else ""
+    return f"total = tl.dot(a, b, total{precision})"
 
 
 def print_epilogue(

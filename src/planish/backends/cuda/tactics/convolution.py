@@ -16,8 +16,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from planish.backends.cuda.codegen.printer import Printer, indent, unprintable
-from planish.backends.cuda.codegen.product_tile import ProductTile, print_epilogue, tile_configs
+from planish.backends.cuda.codegen.printer import Group, Printer, indent, unprintable
+from planish.backends.cuda.codegen.product_tile import (
+    ProductTile,
+    masked_load,
+    print_dot,
+    print_epilogue,
+    tile_configs,
+)
 from planish.backends.cuda.codegen.triton_types import ELEMENTS, compute_type
 from planish.ir.dtypes import BF16, F16, F32, DType
 from planish.ir.graph import Node, Value
@@ -140,7 +146,7 @@ class _Writer:
             lines += [f"columns += tl.program_id(2) * {found.outputs}"]
             mask = tile.masks(printer)[1]
             limit = f"(columns < (tl.program_id(2) + 1) * {found.outputs})[None, :]"
-            groups[1] = type(groups[1])((1,), "columns[None, :]", limit if mask else None)
+            groups[1] = Group((1,), "columns[None, :]", limit if mask else None)
         epilogue = print_epilogue(printer, self.region, found.anchor.output, shape, groups)
         lines += tile.finish(printer, epilogue, "tl.program_id(2)")
         workspace, counters = tile.workspace(printer, found.group)
@@ -169,7 +175,7 @@ class _Writer:
     def _bases(self) -> list[str]:
         """Address of each row's first input element, and of each column's weights."""
         source, printer = self.source, self.printer
-        wide = printer._span(source) >= 1 << 31
+        wide = printer.is_wide(source)
         image = "image.to(tl.int64)" if wide else "image"
         terms = [f"{image} * {printer.dim(source.strides[0])}"]
         terms += [
@@ -235,15 +241,15 @@ class _Writer:
         offsets = " + ".join(["x_rows[:, None]", *shift, f"c[None, :] * {channel}"])
         x_mask = [f"({' & '.join([*row_masks, *bounds])})[:, None]"] if row_masks or bounds else []
         x_mask += [f"{mask}[None, :]" for mask in masks]
-        inner.append(_load("a", offsets, x_mask))
+        inner.append(masked_load("a", offsets, x_mask))
         inner += self._converted("a")
         w_mask = [f"{mask}[:, None]" for mask in masks]
         column_mask = self.tile.masks(printer)[1]
         w_mask += [f"{column_mask}[None, :]"] if column_mask else []
         inner.append(
-            _load("b", f"w_columns[None, :] + (tap * {found.channels} + c)[:, None]", w_mask)
+            masked_load("b", f"w_columns[None, :] + (tap * {found.channels} + c)[:, None]", w_mask)
         )
-        inner.append(_dot(self.dtype))
+        inner.append(print_dot(self.dtype))
         return [*lines, *indent(inner)]
 
     def _bounds(self, axis: int, tap: str) -> list[str]:
@@ -279,12 +285,14 @@ class _Writer:
         row_mask, column_mask = self.tile.masks(printer)
         conditions += [f"{row_mask}[:, None]"] if row_mask else []
         conditions.append(f"(k < {depth})[None, :]")
-        inner.append(_load("a", f"x_rows[:, None] + ({' + '.join(terms)})[None, :]", conditions))
+        inner.append(
+            masked_load("a", f"x_rows[:, None] + ({' + '.join(terms)})[None, :]", conditions)
+        )
         inner += self._converted("a")
         w_mask = [f"(k < {self.weight_depth})[:, None]"]
         w_mask += [f"{column_mask}[None, :]"] if column_mask else []
-        inner.append(_load("b", "w_columns[None, :] + k[:, None]", w_mask))
-        inner.append(_dot(self.dtype))
+        inner.append(masked_load("b", "w_columns[None, :] + k[:, None]", w_mask))
+        inner.append(print_dot(self.dtype))
         return [f"for step in range({first}, {last}):", *indent(inner)]
 
     def _converted(self, name: str) -> list[str]:
@@ -297,13 +305,3 @@ class _Writer:
 def config_pair(config: Config) -> str:
     """Return a tile's extents as text."""
     return f"{config['m']}, {config['n']}"
-
-
-def _load(name: str, pointer: str, masks: list[str]) -> str:
-    rest = f", mask={' & '.join(masks)}, other=0" if masks else ""
-    return f"{name} = tl.load({pointer}{rest})"
-
-
-def _dot(dtype: DType) -> str:
-    precision = ', input_precision="ieee"' if dtype is F32 else ""
-    return f"total = tl.dot(a, b, total{precision})"

@@ -15,7 +15,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from planish.backends.cuda.codegen.printer import Group, Memory, Printer, indent, unprintable
-from planish.backends.cuda.codegen.product_tile import ProductTile, print_epilogue, tile_configs
+from planish.backends.cuda.codegen.product_tile import (
+    ProductTile,
+    masked_load,
+    print_dot,
+    print_epilogue,
+    tile_configs,
+)
 from planish.backends.cuda.codegen.triton_types import ELEMENTS, compute_type
 from planish.ir.dtypes import BF16, F16, F32
 from planish.ir.graph import Node, Value
@@ -216,20 +222,14 @@ class _Writer:
         first, last = self.tile.steps(-(-self.depth // self.k))
         inner = [
             f"k = step * {self.k} + tl.arange(0, {self.k})",
-            _load("a", f"x_rows[:, None] + (k * {self.left_step})[None, :]", x_mask),
-            _load("b", f"w_columns[None, :] + (k * {self.right_step})[:, None]", w_mask),
+            masked_load("a", f"x_rows[:, None] + (k * {self.left_step})[None, :]", x_mask),
+            masked_load("b", f"w_columns[None, :] + (k * {self.right_step})[:, None]", w_mask),
         ]
         for name, have in (("a", self.left_dtype), ("b", self.right_dtype)):
             if have is not dtype:
                 inner.append(f"{name} = {name}.to({compute_type(have)}).to({ELEMENTS[dtype]})")
-        precision = ', input_precision="ieee"' if dtype is F32 else ""
-        inner.append(f"total = tl.dot(a, b, total{precision})")
+        inner.append(print_dot(dtype))
         return [f"for step in range({first}, {last}):", *indent(inner)]
-
-
-def _load(name: str, pointer: str, masks: list[str]) -> str:
-    rest = f", mask={' & '.join(masks)}, other=0" if masks else ""
-    return f"{name} = tl.load({pointer}{rest})"
 
 
 def _swapped(pair: Shape) -> Shape:

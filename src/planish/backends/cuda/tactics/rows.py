@@ -150,7 +150,6 @@ class _Writer:
         ]
         statements, names = printer.pointwise([found.data], self.shape, groups, {})
         lines += statements
-        masks = [mask for mask in (row_mask, inner_mask) if mask]
         shaped = f"{names[found.data]} + tl.zeros(({self.rows}, {self.width}), tl.float32)"
         lines.append(f"data = {shaped}")
         if found.anchor.op in REDUCTIONS:
@@ -162,7 +161,6 @@ class _Writer:
         else:
             lines += self._elementwise(inner_mask, groups, names)
             space = self.shape
-        del masks
         values = [operand.value for operand in self.region.outputs]
         statements, names = printer.pointwise(values, space, groups, {found.anchor.output: "total"})
         lines += statements

@@ -57,7 +57,7 @@ class Window2D:
             lines.append(f"o{axis} = ({rest} % {extent}) * {window.strides[axis]} - {begin}")
             lines.append(f"r{axis} = {rest} // {extent}")
             rest = f"r{axis}"
-        wide = printer._span(self.source) >= 1 << 31
+        wide = printer.is_wide(self.source)
         image = f"{rest}.to(tl.int64)" if wide else rest
         terms = [f"{image} * {printer.dim(self.source.strides[0])}"]
         terms += [
