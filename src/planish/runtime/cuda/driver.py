@@ -12,6 +12,11 @@ from planish.errors import CompatibilityError, DeviceError
 
 Array = np.ndarray[Any, Any]
 
+# From this architecture on a kernel may be launched before the one ahead of it on the stream has
+# ended: its blocks take their places and wait, which hides the latency of the launch. Generated
+# kernels begin with that wait (`planish_begin`).
+PROGRAMMATIC_LAUNCH = 90
+
 
 @functools.cache
 def binding() -> Any:
@@ -211,12 +216,18 @@ class Function:
         values += [ctypes.c_int32(number) for number in numbers]
         values += [ctypes.c_void_p(0), ctypes.c_void_p(0)]
         addresses = (ctypes.c_void_p * len(values))(*[ctypes.addressof(v) for v in values])
-        check(
-            binding().cuLaunchKernel(
-                self._function, *grid, self._threads, 1, 1, self._shared, stream.handle,
-                ctypes.addressof(addresses), 0,
-            )
-        )  # fmt: skip
+        driver = binding()
+        config = driver.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = grid
+        config.blockDimX, config.blockDimY, config.blockDimZ = self._threads, 1, 1
+        config.sharedMemBytes, config.hStream = self._shared, stream.handle
+        if self._owner.arch >= PROGRAMMATIC_LAUNCH:
+            attribute = driver.CUlaunchAttribute()
+            kinds = driver.CUlaunchAttributeID
+            attribute.id = kinds.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+            attribute.value.programmaticStreamSerializationAllowed = 1
+            config.attrs, config.numAttrs = [attribute], 1
+        check(driver.cuLaunchKernelEx(config, self._function, ctypes.addressof(addresses), 0))
 
     def __del__(self) -> None:
         module = getattr(self, "_module", None)

@@ -259,7 +259,7 @@ class Printer:
             types += ["*fp32", "*i32"]
         parameters += [f"s{i}" for i in range(len(region.symbols))]
         header = f"@triton.jit\ndef @NAME@({', '.join(parameters)}):"
-        source = "\n".join([header, *indent(lines), ""])
+        source = "\n".join([header, *indent(["planish_begin()", *lines]), ""])
         known = [operand.aligned for operand in operands]
         known += [True] * (len(types) - len(operands))
         return TritonKernel(

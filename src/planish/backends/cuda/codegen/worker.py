@@ -22,6 +22,8 @@ import triton.language as tl
 from triton.language.extra import libdevice
 from planish.backends.cuda.codegen.prelude import *
 """
+PROGRAMMATIC_LAUNCH = 90  # as in runtime/cuda/driver.py, which launches such kernels early
+EARLY = "planish_begin = planish_begin_programmatic\n"
 
 
 def compile_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -31,7 +33,8 @@ def compile_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     from triton.compiler import ASTSource
 
     path = folder / f"{job['name']}.py"
-    path.write_text(HEADER + job["source"])
+    early = EARLY if job["arch"] >= PROGRAMMATIC_LAUNCH else ""
+    path.write_text(HEADER + early + job["source"])
     loader = SourceFileLoader(job["name"], str(path))
     module = types.ModuleType(job["name"])
     module.__file__ = str(path)
