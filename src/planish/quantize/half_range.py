@@ -14,7 +14,7 @@ import numpy as np
 
 from planish.ir.dtypes import F32
 from planish.ir.graph import Graph, Node, Value
-from planish.passes.lower_precision import LOWERABLE, PRODUCTS
+from planish.passes.lower_precision import FLOAT_SLOTS, LOWERABLE, PRODUCTS
 from planish.quantize.scheme import Ranges, tensor_name
 
 LARGEST = 65504.0  # the largest float16
@@ -54,8 +54,10 @@ def kept_in_float32(graph: Graph, ranges: Ranges | None) -> tuple[dict[str, str]
 
 
 def _reasons(node: Node, ranges: Ranges | None) -> Iterator[str]:
-    for value in (*node.present_inputs, *node.outputs):
-        if value.dtype is not F32:
+    wide = FLOAT_SLOTS.get(node.op, ())  # operands that are float32 in any case
+    inputs = [value for slot, value in enumerate(node.inputs) if slot not in wide]
+    for value in (*inputs, *node.outputs):
+        if value is None or value.dtype is not F32:
             continue
         name = tensor_name(value)
         if value.is_constant:
