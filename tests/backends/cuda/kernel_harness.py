@@ -8,33 +8,21 @@ from typing import Any
 import numpy as np
 
 from planish.backends.cuda.codegen.compile import ENTRY, Cubin
-from planish.ir.shape import Dim, evaluate
+from planish.ir.shape import evaluate
 from planish.runtime.cuda.driver import DeviceMemory, Function, Stream
 from planish.tactics.tactic import Operand, Region, TritonKernel
+from tests.backends.cuda.placing import POISON, SLACK, Placed
 
 Array = np.ndarray[Any, Any]
-SLACK = 1024
-POISON = 0xA5
 
 
-class _Placed:
+class _OnDevice(Placed):
     """An operand in device memory."""
 
     def __init__(self, operand: Operand, sizes: Mapping[str, int]) -> None:
-        self.dtype = operand.dtype.numpy
-        size = [_number(dim, sizes) for dim in operand.shape]
-        steps = [_number(dim, sizes) for dim in operand.strides]
-        before = sum(step * halo[0] for step, halo in zip(steps, operand.halo, strict=True))
-        after = sum(
-            step * (extent - 1 + halo[1])
-            for step, extent, halo in zip(steps, size, operand.halo, strict=True)
-        )
-        self.raw = np.zeros((before + after + 1) * self.dtype.itemsize + SLACK, np.uint8)
-        strides = [step * self.dtype.itemsize for step in steps]
-        offset = before * self.dtype.itemsize
-        self.view: Array = np.ndarray(size, self.dtype, self.raw.data, offset, strides)
+        super().__init__(operand, sizes)
         self.memory = DeviceMemory(self.raw.nbytes)
-        self.address = self.memory.address + offset
+        self.address = self.memory.address + self.offset
 
 
 def run_kernel(
@@ -45,11 +33,11 @@ def run_kernel(
     sizes: Mapping[str, int],
 ) -> list[Array]:
     """Return the outputs of `kernel`, run twice so that counters are seen to be left at zero."""
-    given = [_Placed(operand, sizes) for operand in region.inputs]
+    given = [_OnDevice(operand, sizes) for operand in region.inputs]
     for placed, array in zip(given, inputs, strict=True):
         placed.view[...] = array
         placed.memory.write(placed.raw)
-    results = [_Placed(operand, sizes) for operand in region.outputs]
+    results = [_OnDevice(operand, sizes) for operand in region.outputs]
     packed = [DeviceMemory(array.nbytes + SLACK) for array in kernel.packed]
     for memory, array in zip(packed, kernel.packed, strict=True):
         memory.write(array)
@@ -59,7 +47,7 @@ def run_kernel(
     counters.fill_zero()
     if kernel.workspace_bytes or kernel.counters:
         pointers += [workspace.address, counters.address]
-    grid = (*(_number(dim, sizes) for dim in kernel.grid), 1, 1, 1)
+    grid = (*(evaluate(dim, sizes) for dim in kernel.grid), 1, 1, 1)
     numbers = [sizes[name] for name in region.symbols]
     function = Function(cubin.code, ENTRY, cubin.shared, cubin.warps)
     stream = Stream()
@@ -73,7 +61,3 @@ def run_kernel(
     for placed in results:
         placed.memory.read(placed.raw)
     return [placed.view.copy() for placed in results]
-
-
-def _number(dim: Dim, sizes: Mapping[str, int]) -> int:
-    return evaluate(dim, sizes)
