@@ -100,7 +100,7 @@ def lower(
         What came of the precision; its notes are for the user.
     """
     request = PrecisionRequest.of(config, target, graph)
-    bench = CalibrationBench(config, backend, target, clock)
+    bench = CalibrationBench(config, clock)
     floats = replace(config, precision=request.floats, layer_precisions=request.layer_precisions)
     passes = optimize(
         graph, floats, backend.prints, lambda g: request.quantize(g, backend.prints, bench)
@@ -127,7 +127,7 @@ def calibrate(model: Model, config: BuildConfig) -> Ranges:
     backend = backend_for(config.device)
     target = backend.detect(config.threads, config.target)
     with _simplified(model, config, target, clock) as (graph, request):
-        bench = CalibrationBench(config, backend, target, clock, share=1.0)
+        bench = CalibrationBench(config, clock, share=1.0)
         request.quantize(graph, backend.prints, bench)
     if request.ranges is None:
         raise ConfigError(
@@ -172,8 +172,8 @@ def sensitivity(
     backend = backend_for(config.device)
     target = backend.detect(config.threads, config.target)
     with _simplified(model, config, target, clock) as (graph, request):
-        first = CalibrationBench(config, backend, target, clock)
-        then = CalibrationBench(config, backend, target, clock, share=1.0)
+        first = CalibrationBench(config, clock)
+        then = CalibrationBench(config, clock, share=1.0)
         return rank_layers(graph, request, backend.prints, (first, then), data.batches, samples)
 
 

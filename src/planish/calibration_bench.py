@@ -1,11 +1,14 @@
-"""What calibration needs of a build: float32 engines of simplified graphs, time, progress."""
+"""What calibration needs of a build: float32 engines of simplified graphs, time, progress.
+
+They run on the CPU whatever the device of the build: ranges are the same, and no GPU is needed.
+"""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import replace
 
-from planish.backends.backend import Backend
+from planish.backends.cpu.backend import CpuBackend
 from planish.build_clock import BuildClock
 from planish.config import BuildConfig
 from planish.engine.parts import EngineParts
@@ -17,7 +20,6 @@ from planish.plan.weights import WeightPool
 from planish.quantize.calibrate import Observe
 from planish.runtime.engine import Engine
 from planish.tactics.select import FallbackWarning, choices_of, group_regions, kernels_of
-from planish.tactics.target import Target
 
 TIME_SHARE = 0.6  # of the time budget after which calibration ends; the engine is still to come
 
@@ -29,24 +31,18 @@ class CalibrationBench:
     ----------
     config : BuildConfig
         Of the build; the engines that calibrate are not tuned.
-    backend : Backend
-    target : Target
     clock : BuildClock
     share : float
         Of the time budget that may be over when calibration ends.
     """
 
-    def __init__(
-        self,
-        config: BuildConfig,
-        backend: Backend,
-        target: Target,
-        clock: BuildClock,
-        share: float = TIME_SHARE,
-    ) -> None:
-        self.config = replace(config, precision="fp32", layer_precisions={}, tune="off")
-        self.backend = backend
-        self.target = target
+    def __init__(self, config: BuildConfig, clock: BuildClock, share: float = TIME_SHARE) -> None:
+        self.config = replace(
+            config, precision="fp32", layer_precisions={}, tune="off", device="cpu", target=None,
+            tactic_sources=config.tactic_sources if config.device == "cpu" else None,
+        )  # fmt: skip
+        self.backend = CpuBackend()
+        self.target = self.backend.detect(config.threads)
         self.clock = clock
         self.share = share
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
-
-import numpy as np
 
 from planish.backends.cpu.backend import CpuBackend
 from planish.backends.cuda.backend import CudaBackend
@@ -15,9 +13,6 @@ from planish.plan.plan import Plan
 from planish.tactics.autotune import Bench
 from planish.tactics.tactic import Tactic
 from planish.tactics.target import Target
-
-Array = np.ndarray[Any, Any]
-Observer = Callable[[Array, Array, Array], None]
 
 
 class Backend(Protocol):
@@ -46,9 +41,6 @@ class Backend(Protocol):
 
     def bench(self, target: Target) -> Bench:
         """Return what compiles and times candidates."""
-
-    def observer(self, target: Target) -> Observer:
-        """Return code that adds float32 arrays to a `FineHistogram`'s bins and state."""
 
 
 BACKENDS: dict[str, type[Backend]] = {"cpu": CpuBackend, "cuda": CudaBackend}

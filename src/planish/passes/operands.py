@@ -199,7 +199,7 @@ def _data_of(anchor: Node) -> Value | None:
     """Return the value that a convolution's data comes from.
 
     Casts keep zeros at zero. So does dequantizing but for the zero point, which kernels of integers
-    allow for (codegen/integer_form.py).
+    allow for (tactics/integer_form.py).
     """
     value = anchor.input(0)
     while value is not None and value.producer is not None and value.producer.op in TRANSPARENT:

@@ -48,7 +48,7 @@ class CpuBackend:
         return NativeBench(target, self.assemble)
 
     def observer(self, target: Target) -> NativeObserver:
-        """Return the histogram kernel, compiled."""
+        """Return the kernel that adds float32 arrays to histograms, compiled."""
         return NativeObserver(target)
 
     def assemble(

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
-import numpy as np
+from collections.abc import Mapping
 
 from planish.backends.cuda.bench import CudaBench
 from planish.backends.cuda.codegen.compile import ENTRY, compile_kernels
@@ -13,13 +10,11 @@ from planish.backends.cuda.codegen.expressions import supported
 from planish.backends.cuda.device import architecture_of, detect
 from planish.backends.cuda.tactics import discover
 from planish.engine.parts import DeviceCode, DeviceKernel
-from planish.errors import CompileError, ConfigError
+from planish.errors import CompileError
 from planish.ir.graph import Node
 from planish.plan.plan import Plan
 from planish.tactics.tactic import Tactic, TritonKernel
 from planish.tactics.target import Target
-
-Observer = Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]], None]
 
 
 class CudaBackend:
@@ -66,11 +61,3 @@ class CudaBackend:
     def bench(self, target: Target) -> CudaBench:
         """Return what compiles and times candidates."""
         return CudaBench(target, architecture_of(target))
-
-    def observer(self, target: Target) -> Observer:
-        """Refuse: calibration runs on the CPU."""
-        raise ConfigError(
-            "calibration does not run on GPUs yet",
-            where="BuildConfig.calibrator",
-            fix="calibrate with device='cpu' and give the calibration cache",
-        )

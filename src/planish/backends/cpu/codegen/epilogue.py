@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from planish.backends.cpu.codegen.byte_table import byte_function
 from planish.backends.cpu.codegen.scalar import (
     c_dim,
     compute_type,
@@ -43,6 +42,7 @@ from planish.ir.dtypes import BF16, F32, I32, U8, DType
 from planish.ir.graph import Graph, Node, Value
 from planish.ir.shape import Dim, Shape
 from planish.ops.op import op_of
+from planish.tactics.byte_table import byte_function
 from planish.tactics.tactic import Region
 
 INLINE_LIMIT = 5  # operators of an inline epilogue; each is repeated for every accumulator

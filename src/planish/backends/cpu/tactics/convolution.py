@@ -24,12 +24,6 @@ from planish.backends.cpu.codegen.epilogue import (
 )
 from planish.backends.cpu.codegen.gemm import print_gemm
 from planish.backends.cpu.codegen.gemm_problem import Blocking, Problem, RowClip
-from planish.backends.cpu.codegen.integer_form import (
-    BYTES,
-    integer_form,
-    largest_sum,
-    without_zero_point,
-)
 from planish.backends.cpu.codegen.packing import pack_columns, pack_matrix
 from planish.backends.cpu.codegen.row_axes import Axis, merge_axes
 from planish.errors import TacticError
@@ -37,6 +31,12 @@ from planish.ir.dtypes import BF16, F32
 from planish.ir.graph import Node, Value
 from planish.ir.shape import Dim
 from planish.ops.convolution import Window, window_of, without_dead_taps
+from planish.tactics.integer_form import (
+    BYTES,
+    integer_form,
+    largest_sum,
+    without_zero_point,
+)
 from planish.tactics.tactic import YES, Config, Kernel, Operand, Region, Support, Tactic, no
 from planish.tactics.target import Target
 

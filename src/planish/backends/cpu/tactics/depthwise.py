@@ -26,7 +26,6 @@ from planish.backends.cpu.codegen.epilogue import (
     print_finish,
     split_body,
 )
-from planish.backends.cpu.codegen.integer_form import largest_sum
 from planish.backends.cpu.codegen.row_axes import Tiling, tile_rows
 from planish.backends.cpu.codegen.scalar import c_dim
 from planish.backends.cpu.codegen.tile import print_block
@@ -39,6 +38,7 @@ from planish.backends.cpu.tactics.convolution import (
 )
 from planish.errors import TacticError
 from planish.ir.shape import Dim, product
+from planish.tactics.integer_form import largest_sum
 from planish.tactics.tactic import YES, Config, Kernel, Region, Support, Tactic, no
 from planish.tactics.target import Target
 

@@ -24,7 +24,6 @@ from planish.backends.cpu.codegen.epilogue import (
     refuse_epilogue,
     split_body,
 )
-from planish.backends.cpu.codegen.integer_form import Factors, factors_of
 from planish.backends.cpu.codegen.scalar import (
     MEMORY_TYPES,
     c_dim,
@@ -42,6 +41,7 @@ from planish.ir.dtypes import F32, DType
 from planish.ir.graph import Node, Value
 from planish.ir.shape import Dim, product, symbols_of
 from planish.ops.convolution import Window, kernel_of, transposed_window, window_of
+from planish.tactics.integer_form import Factors, factors_of
 from planish.tactics.tactic import YES, Config, Kernel, Operand, Region, Support, Tactic, no
 from planish.tactics.target import Target
 

@@ -32,12 +32,6 @@ from planish.backends.cpu.codegen.epilogue import (
 )
 from planish.backends.cpu.codegen.gemm import print_gemm
 from planish.backends.cpu.codegen.gemm_problem import Blocking, Problem, RightOperand
-from planish.backends.cpu.codegen.integer_form import (
-    BYTES,
-    integer_form,
-    largest_sum,
-    without_zero_point,
-)
 from planish.backends.cpu.codegen.packing import pack_columns, pack_matrix
 from planish.backends.cpu.codegen.row_axes import Axis, merge_axes
 from planish.backends.cpu.tactics.convolution import (
@@ -51,6 +45,12 @@ from planish.errors import TacticError
 from planish.ir.dtypes import BF16, DType
 from planish.ir.graph import Node, Value
 from planish.ir.shape import Dim, Shape, symbols_of
+from planish.tactics.integer_form import (
+    BYTES,
+    integer_form,
+    largest_sum,
+    without_zero_point,
+)
 from planish.tactics.tactic import YES, Config, Kernel, Region, Support, Tactic, no
 from planish.tactics.target import Target
 

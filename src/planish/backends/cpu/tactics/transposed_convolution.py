@@ -29,12 +29,6 @@ from planish.backends.cpu.codegen.epilogue import (
 )
 from planish.backends.cpu.codegen.gemm import print_gemm
 from planish.backends.cpu.codegen.gemm_problem import Blocking, Problem
-from planish.backends.cpu.codegen.integer_form import (
-    BYTES,
-    factors_of,
-    integer_form,
-    largest_sum,
-)
 from planish.backends.cpu.codegen.packing import pack_columns, pack_matrix
 from planish.backends.cpu.codegen.row_axes import Axis, merge_axes
 from planish.backends.cpu.codegen.scalar import c_dim
@@ -49,6 +43,12 @@ from planish.errors import TacticError
 from planish.ir.graph import Node
 from planish.ir.shape import Dim, Shape, static_shape
 from planish.ops.convolution import Window, kernel_of, transposed_window
+from planish.tactics.integer_form import (
+    BYTES,
+    factors_of,
+    integer_form,
+    largest_sum,
+)
 from planish.tactics.tactic import YES, Config, Kernel, Operand, Region, Support, Tactic, no
 from planish.tactics.target import Target
 

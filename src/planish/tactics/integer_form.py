@@ -26,12 +26,12 @@ from typing import Any
 
 import numpy as np
 
-from planish.backends.cpu.codegen.byte_table import byte_function
-from planish.backends.cpu.codegen.c_types import scalar_constant
 from planish.ir.declarations import DECLARED
 from planish.ir.dtypes import F32, I8, I32, U8, DType
 from planish.ir.graph import Graph, Node, Value
+from planish.ir.rewrite import scalar_of
 from planish.ops.convolution import window_of
+from planish.tactics.byte_table import byte_function
 from planish.tactics.tactic import Region
 
 Array = np.ndarray[Any, Any]
@@ -52,13 +52,20 @@ def largest_sum(depth: int) -> float:
     return depth * 255.0 * 128.0
 
 
-def integer_form(region: Region) -> Region | None:
-    """Return the integer form of a region whose anchor is a quantized product, else None."""
+def integer_form(region: Region, masked: bool = False) -> Region | None:
+    """Return the integer form of a region whose anchor is a quantized product, else None.
+
+    With `masked`, kernels do not read the padding as zeros from memory but put the zero point
+    there, so that nothing has to make up for it.
+    """
     anchor = region.anchor
     if anchor is None or anchor.op not in INTEGER_OPS:
         return None
     factors = factors_of(anchor)
-    if factors is None or not _is_padding_known(anchor, factors.data):
+    if factors is None:
+        return None
+    factors = replace(factors, masked=masked)
+    if not _is_padding_known(anchor, factors):
         return None
     body = _Lowering(region, anchor, factors).body()
     node = Node("Region", [], [], {"kind": INTEGER_OPS[anchor.op], "body": body})
@@ -87,6 +94,8 @@ class Factors:
         Scale of the weights: a number, one a column, or (a mean at borders) one a position.
     axis : int
         Axis of the weights along which the columns (output channels) lie.
+    masked : bool
+        See `integer_form`.
     """
 
     data: Node
@@ -95,6 +104,7 @@ class Factors:
     zero: Value | None
     scale: Array
     axis: int = 0
+    masked: bool = False
 
     @property
     def plain_weights(self) -> Array:
@@ -156,9 +166,9 @@ def _is_quantized_data(anchor: Node, data: Node) -> bool:
     return zero is None or all(dim == 1 for dim in zero.known_shape)
 
 
-def _is_padding_known(anchor: Node, data: Node) -> bool:
+def _is_padding_known(anchor: Node, factors: Factors) -> bool:
     """Whether kernels that take padding for zeros can allow for the data's zero point."""
-    if not _has_shifted_padding(anchor, data):
+    if not _has_shifted_padding(anchor, factors):
         return True
     extents = anchor.output.known_shape[1:]
     static = [extent for extent in extents if isinstance(extent, int)]
@@ -187,10 +197,10 @@ def _is_quantized_weight(anchor: Node, weight: Node) -> bool:
 # -- padding with a zero point ---------------------------------------------------------------------
 
 
-def _has_shifted_padding(anchor: Node, data: Node) -> bool:
+def _has_shifted_padding(anchor: Node, factors: Factors) -> bool:
     """Whether a padding, which is zeros in memory, stands for another number than zero."""
-    zero = data.input(2)
-    if anchor.op not in PADDED or zero is None or scalar_constant(zero) == 0:
+    zero = factors.data.input(2)
+    if factors.masked or anchor.op not in PADDED or zero is None or scalar_of(zero) == 0:
         return False
     return not window_of(anchor).padding.is_zero
 
@@ -205,7 +215,7 @@ def padding_sums(anchor: Node, factors: Factors) -> Array:
     inside = _taps_inside(taps, anchor)
     total = taps.reshape(len(taps), -1).sum(axis=1)
     outside: Array = total.reshape(-1, *(1,) * (inside.ndim - 1)) - inside
-    return float(scalar_constant(factors.data.input(2)) or 0) * outside
+    return float(scalar_of(factors.data.input(2)) or 0) * outside
 
 
 def _taps_inside(taps: Array, anchor: Node) -> Array:
@@ -294,7 +304,7 @@ class _Lowering:
         """Append the product, its scale and its bias; return the result."""
         anchor, data = self.anchor, self.factors.data
         given_zero = data.input(2)
-        known_zero = scalar_constant(given_zero) is not None
+        known_zero = scalar_of(given_zero) is not None
         zeros = [given_zero if known_zero else None, self.factors.zero]
         operands = [self._value(data.present_inputs[0]), self.graph.constant(self.factors.weights)]
         parameters = [None if value is None else self._value(value) for value in zeros]
@@ -311,7 +321,7 @@ class _Lowering:
             total = self._append("Sub", [total, self._zero_sums(given_zero)], F32)
         scale = self.factors.scale
         given = data.present_inputs[1]
-        known = scalar_constant(given)
+        known = scalar_of(given)
         if known is None:
             total = self._append("Mul", [total, self._value(given)], F32)
         else:
@@ -328,7 +338,7 @@ class _Lowering:
         if self.anchor.op == "MatMul":
             others = (weights.ndim - 2,)
         totals = weights.sum(axis=others, dtype=np.float64)
-        if _has_shifted_padding(self.anchor, self.factors.data):
+        if _has_shifted_padding(self.anchor, self.factors):
             totals = _taps_inside(weights.sum(axis=1, dtype=np.float64), self.anchor)
         one = self.graph.constant(np.ones((), np.float32))
         single = self.graph.new_value(F32, zero.shape, "zero")
@@ -345,8 +355,8 @@ class _Lowering:
         """Return what is added to the scaled sums: the bias, and what the padding leaves out."""
         given = self.anchor.input(2)
         bias = None if given is None or self.factors.weight is None else given.array.reshape(-1)
-        shifted = _has_shifted_padding(self.anchor, self.factors.data)
-        if not shifted or scalar_constant(self.factors.data.input(2)) is None:
+        shifted = _has_shifted_padding(self.anchor, self.factors)
+        if not shifted or scalar_of(self.factors.data.input(2)) is None:
             return None if bias is None else self._columns(bias)
         border = padding_sums(self.anchor, self.factors)
         ones = (1,) * (border.ndim - 1)
@@ -387,7 +397,7 @@ def absorb_scale(graph: Graph) -> None:
     becomes one. Does nothing where another value would have to be multiplied for it.
     """
     for node in _last_quantizations(graph):
-        scale = scalar_constant(node.input(1))
+        scale = scalar_of(node.input(1))
         if scale is None or not float(scale) > 0 or float(scale) == 1.0:
             continue
         if _takes(graph, node, node.present_inputs[0]):
@@ -411,12 +421,12 @@ def _takes(graph: Graph, reader: Node, value: Value) -> bool:
             return all(_takes(graph, node, operand) for operand in node.present_inputs)
         case "Clip":
             bounds = node.inputs[1:]
-            known = all(b is None or scalar_constant(b) is not None for b in bounds)
+            known = all(b is None or scalar_of(b) is not None for b in bounds)
             return known and _takes(graph, node, node.present_inputs[0])
         case "Mul":
             return any(v.constant is not None and v.dtype is F32 for v in node.present_inputs)
         case "DequantizeLinear":
-            return scalar_constant(node.input(1)) is not None
+            return scalar_of(node.input(1)) is not None
     return False
 
 
@@ -456,7 +466,7 @@ def absorb_relu(graph: Graph) -> None:
         if node.output.dtype is not U8:
             continue
         zero, relu = node.input(2), node.present_inputs[0].producer
-        if relu is None or relu.op != "Relu" or (zero is not None and scalar_constant(zero) != 0):
+        if relu is None or relu.op != "Relu" or (zero is not None and scalar_of(zero) != 0):
             continue
         node.replace_input(0, relu.present_inputs[0])
         if not relu.output.uses and not graph.is_output(relu.output):

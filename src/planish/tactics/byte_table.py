@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from planish.backends.cpu.codegen.c_types import scalar_constant
 from planish.ir.dtypes import I8, U8
 from planish.ir.graph import Node, Value
+from planish.ir.rewrite import scalar_of
 from planish.ops.interpreter import run_node
 from planish.ops.op import op_of
 
@@ -79,7 +79,7 @@ def _tail_of(source: Node, nodes: Sequence[Node]) -> list[Node]:
     """Return the nodes that depend on `source`; none where they read more than its result."""
     known, tail = {source.output}, []
     for node in nodes:
-        operands = [v for v in node.present_inputs if scalar_constant(v) is None]
+        operands = [v for v in node.present_inputs if scalar_of(v) is None]
         if not known.intersection(operands):
             continue
         if not known.issuperset(operands) or not op_of(node).pointwise or len(node.outputs) != 1:
