@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from planish.errors import CompileError
 from planish.ops.infer import graph_from_text
-from planish.tactics.autotune import BATCH_GROUPS, CHALLENGERS, SHORTLIST, Tuner
+from planish.tactics.autotune import BATCH_GROUPS, Tuner
 from planish.tactics.bench import Measured, Trial
 from planish.tactics.region import make_region
 from planish.tactics.select import Candidate, Group
@@ -15,6 +15,7 @@ from planish.tactics.tactic import YES, Config, Kernel, Region, Support, Tactic
 from planish.tactics.target import Target
 
 TARGET = Target("cpu", frozenset())
+CHALLENGERS, SHORTLIST = 3, 8
 
 
 class Named(Tactic):
@@ -41,6 +42,8 @@ class TableBench:
     wrong: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
     measured: list[list[str]] = field(default_factory=list)
+    challengers: int = CHALLENGERS
+    shortlist: int = SHORTLIST
 
     def measure(self, trials: Sequence[Trial], rounds: int, timeout: float) -> list[Measured]:
         labels = [trial.candidate.label for trial in trials]

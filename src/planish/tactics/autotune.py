@@ -23,18 +23,27 @@ from planish.tactics.bench import Measured, Trial
 from planish.tactics.select import Candidate, Group
 from planish.tactics.target import Target
 
-CHALLENGERS = 3  # a group, a wave
 MINIMUM_SHARE = 0.003  # groups below this share of the network's estimated time are not tuned
 HOPELESS = 1.3  # a tactic whose measured best is this much slower gets no more configurations
 ROUNDS = 9
-SHORTLIST = 8  # candidates of a group that are measured at most
 MINIMUM_TIMEOUT = 10.0  # seconds for the compiler, when less is left of the budget
 BATCH_GROUPS = 24
 BATCH_BYTES = 24 << 20  # of a batch's weights; packed for every contender they take several times
 
 
 class Bench(Protocol):
-    """A device's way to compile and time trials."""
+    """A device's way to compile and time trials.
+
+    Attributes
+    ----------
+    challengers : int
+        Candidates of a group that are compiled and measured in one wave.
+    shortlist : int
+        Candidates of a group that are measured at most.
+    """
+
+    challengers: int
+    shortlist: int
 
     def measure(self, trials: Sequence[Trial], rounds: int, timeout: float) -> list[Measured]:
         """Return a measurement of each trial; compilers are stopped after `timeout` seconds.
@@ -71,7 +80,7 @@ class Tuner:
         total = sum(group.estimate for group in self.groups) or 1.0
         active = [g for g in self.groups if len(g.candidates) > 1
                   and g.estimate >= MINIMUM_SHARE * total]  # fmt: skip
-        untried = {group.key: _shortlist(group.candidates) for group in active}
+        untried = {g.key: _shortlist(g.candidates, self.bench.shortlist) for g in active}
         planned = sum(len(candidates) for candidates in untried.values())
         while any(untried.values()):
             wave = [group for group in active if untried[group.key]]
@@ -96,7 +105,7 @@ class Tuner:
         """Return the group's next challengers, beside its best so far."""
         waiting = untried[group.key]
         first = waiting[0] is group.candidates[0]
-        count = CHALLENGERS + first
+        count = self.bench.challengers + first
         fresh, untried[group.key] = waiting[:count], waiting[count:]
         contenders = [c for c in fresh if c.label not in group.times]
         if not first or len(contenders) < len(fresh):
@@ -135,14 +144,14 @@ class Tuner:
                 group.times[label] = result.microseconds * drift
 
 
-def _shortlist(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the first configurations of every tactic in turn, SHORTLIST in all."""
+def _shortlist(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
+    """Return the first configurations of every tactic in turn, `count` in all."""
     by_tactic: dict[str, list[Candidate]] = {}
     for candidate in candidates:
         by_tactic.setdefault(candidate.tactic.name, []).append(candidate)
     rounds = itertools.zip_longest(*by_tactic.values())
     turns = [candidate for turn in rounds for candidate in turn if candidate is not None]
-    return turns[:SHORTLIST]
+    return turns[:count]
 
 
 def _hopeful(group: Group, candidates: Sequence[Candidate]) -> list[Candidate]:

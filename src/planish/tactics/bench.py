@@ -63,6 +63,9 @@ class NativeBench:
         Plan and kernels by function name to compiled code.
     """
 
+    challengers = 3
+    shortlist = 8
+
     def __init__(self, target: Target, compile_plan: Compile) -> None:
         self.target = target
         self.compile_plan = compile_plan

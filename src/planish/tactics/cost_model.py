@@ -13,6 +13,10 @@ OPERATIONS_PER_MICROSECOND = {"avx512f": 150_000.0, "avx2": 60_000.0, "": 8_000.
 EIGHT_BITS = 4.0  # times as many operations on integers of eight bits
 BYTES_PER_MICROSECOND = 30_000.0
 STEP_OVERHEAD_MICROSECONDS = 0.3
+# those of a GPU: of one multiprocessor's tensor cores, and of all its memory
+GPU_OPERATIONS = 4_000_000.0
+GPU_BYTES = 3_000_000.0
+GPU_OVERHEAD = 2.0
 
 
 def bindings_at_opt(region: Region) -> dict[str, int]:
@@ -30,6 +34,10 @@ def estimate_microseconds(region: Region, target: Target) -> float:
     moved = sum(_bytes(value.known_shape, value.dtype.itemsize, bindings) for value in
                 (*(operand.value for operand in (*region.inputs, *region.outputs)),
                  *region.body.constants()))  # fmt: skip
+    if target.device == "cuda":
+        return max(operations / (GPU_OPERATIONS * target.multiprocessors), moved / GPU_BYTES) + (
+            GPU_OVERHEAD
+        )
     rate = next(r for name, r in OPERATIONS_PER_MICROSECOND.items() if not name or target.has(name))
     if region.anchor is not None and any(o.dtype in (I8, U8) for o in region.inputs):
         rate *= EIGHT_BITS
