@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 import planish.ops  # noqa: F401  (registers every operator)
-from planish.ir.dtypes import BF16, F8E4M3, F8E5M2, F16, F32, I4, I8, U4, U8, DType, dtype_of
+from planish.ir.dtypes import BF16, F8E4M3, F8E5M2, F16, F32, I4, I8, I32, U4, U8, DType, dtype_of
 from planish.ir.graph import OPSET, Graph, Node, Value
 from planish.ir.shape import Dim, static_shape, symbol
 from planish.ops.op import OPS, REQUIRED, Array, Op, Sample
@@ -88,7 +89,7 @@ def expected_outputs(
         Neither ONNX Runtime nor onnx implements this case.
     """
     refusals = []
-    for opset in ORT_OPSETS:
+    for opset in () if _multiplies_bytes(sample) and saturates() else ORT_OPSETS:
         try:
             return _run_onnxruntime(
                 _model(op, sample, dtypes, opset), _fed(sample)
@@ -106,6 +107,24 @@ def expected_outputs(
     except (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         refusals.append(f"{type(error).__name__}: {error}"[:200])
     raise LookupError("; ".join(dict.fromkeys(refusals)))
+
+
+@functools.cache
+def saturates() -> bool:
+    """Return whether ONNX Runtime adds products of u8 and s8 in 16 bits, as it does without VNNI.
+
+    Then its sums of large bytes are wrong, and it is no oracle for them.
+    """
+    products = OPS["MatMulInteger"]
+    x, w = np.full((1, 64), 255, np.uint8), np.full((64, 1), 127, np.int8)
+    sample = Sample((x, w, None, None))
+    (got,) = _run_onnxruntime(_model(products, sample, [I32], ORT_OPSETS[0]), _fed(sample))
+    return int(got[0, 0]) != 255 * 127 * 64
+
+
+def _multiplies_bytes(sample: Sample) -> bool:
+    dtypes = {dtype_of(a) for a in sample.inputs if a is not None and a.size > 1}
+    return I8 in dtypes
 
 
 def _widened(sample: Sample) -> Sample | None:

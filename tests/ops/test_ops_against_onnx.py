@@ -14,7 +14,7 @@ from planish.ops import OPS, Sample
 from planish.ops.infer import infer_node
 from planish.ops.op import Array, Inferred, Op
 from planish.ops.tolerance import Tolerance, mismatch, tolerance_of
-from tests.ops.onnx_oracle import bindings_of, expected_outputs, node_of, run_subgraph
+from tests.ops.onnx_oracle import bindings_of, expected_outputs, node_of, run_subgraph, saturates
 
 CASES = [
     pytest.param(op, sample, id=f"{name}-{index}" + (f"-{sample.name}" if sample.name else ""))
@@ -92,7 +92,12 @@ def test_reference_agrees_with_onnx(op: type[Op], sample: Sample) -> None:
     if (op.name, sample.name) in NO_ORACLE:
         pytest.skip(NO_ORACLE[op.name, sample.name])
     dtypes = [each.dtype for each in infer(node_of(op, sample))][: sample.outputs]
-    expected, oracle = expected_outputs(op, sample, dtypes)
+    try:
+        expected, oracle = expected_outputs(op, sample, dtypes)
+    except LookupError:
+        if saturates():
+            pytest.skip("ONNX Runtime's sums of bytes saturate on this processor")
+        raise
     arrays = [array for array in sample.inputs if array is not None]
     for index, (got, want) in enumerate(zip(run_sample(op, sample), expected, strict=True)):
         difference = mismatch(got, want, agreed_tolerance(op, arrays, got))
