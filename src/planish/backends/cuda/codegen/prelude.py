@@ -105,3 +105,47 @@ def planish_quantize(x, scale, zero, low, high):
     """saturate(round half to even(x / scale) + zero), as float32."""
     whole = libdevice.rint(x / scale) + zero
     return tl.minimum(tl.maximum(whole, low), high)
+
+
+@triton.jit
+def planish_clamp(i, low, high):
+    """Return the whole number i within [low, high]."""
+    return tl.minimum(tl.maximum(i, low), high)
+
+
+@triton.jit
+def planish_wrap(i, n):
+    """Return the index i, which may lie outside, of a sequence of n that repeats."""
+    return (i % n + n) % n
+
+
+@triton.jit
+def planish_reflect(i, n):
+    """Return the index i, which may lie outside, of a sequence of n mirrored at both ends."""
+    period = tl.maximum(2 * (n - 1), 1)
+    place = planish_wrap(i, period)
+    return tl.where(place < n, place, period - place)
+
+
+@triton.jit
+def planish_index(i, n):
+    """Return an index of n elements: negative ones count from the end, others are clamped."""
+    return tl.minimum(tl.maximum(tl.where(i < 0, i + n, i), 0), n - 1)
+
+
+@triton.jit
+def planish_cubic(d, a):
+    """Return the cubic convolution kernel (Keys 1981) with coefficient a at distance d >= 0."""
+    near = ((a + 2.0) * d - (a + 3.0)) * d * d + 1.0
+    far = ((a * d - 5.0 * a) * d + 8.0 * a) * d - 4.0 * a
+    return tl.where(d <= 1.0, near, tl.where(d < 2.0, far, 0.0))
+
+
+@triton.jit
+def planish_mirror(x, low, high):
+    """Return the coordinate x mirrored at low and high until it lies between them."""
+    span = high - low
+    distance = libdevice.fmod(tl.abs(x - low), tl.zeros_like(x) + tl.maximum(2.0 * span, 1e-30))
+    inside = low + tl.where(distance > span, 2.0 * span - distance, distance)
+    inside = tl.where(span > 0, inside, low)
+    return tl.where((x < low) | (x > high), inside, x)

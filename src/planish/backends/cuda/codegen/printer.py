@@ -67,6 +67,7 @@ class Printer:
     def __init__(self, region: Region) -> None:
         self.region = region
         self._packed: list[Array] = []
+        self._constants: dict[Value, Memory] = {}
         self._fresh = 0
 
     # -- names -----------------------------------------------------------------------------------
@@ -110,7 +111,9 @@ class Printer:
                 return self.input(index)
         if value.constant is None:
             raise TacticError(f"%{value.name} is no operand of the region", where=self.region.name)
-        return self.packed(value.array)
+        if value not in self._constants:
+            self._constants[value] = self.packed(value.array)
+        return self._constants[value]
 
     def packed(self, array: Array) -> Memory:
         """Pack `array` and return where it lies."""
@@ -141,7 +144,7 @@ class Printer:
             terms += self._group_terms(memory, space, group.axes, text, shift)
             if group.mask:
                 masks.append(group.mask)
-        return " + ".join(terms), " & ".join(masks)
+        return " + ".join(terms), " & ".join(dict.fromkeys(masks))
 
     def load(self, memory: Memory, space: Shape, groups: Sequence[Group], name: str) -> str:
         """Return the statement that reads `memory` into `name` in its compute type."""

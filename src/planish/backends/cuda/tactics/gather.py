@@ -1,85 +1,71 @@
-"""Gather along one axis: rows of a table chosen by indices (embeddings); bound by memory.
+"""Reading at indices that are data: Gather, GatherElements, GatherND, ReverseSequence.
 
-Indices count from the end where negative; those out of range are clamped, so that nothing outside
-of the table is read.
+y[i] = x[..., index(i), ...]; bound by memory. Indices count from the end where negative; those out
+of range are clamped, so that nothing outside of the table is read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
-from planish.backends.cuda.codegen.printer import Group, Printer, nodes_behind, unprintable
-from planish.ir.shape import ceildiv, product
-from planish.tactics.tactic import YES, Config, Region, Support, Tactic, TritonKernel, no
-from planish.tactics.target import Target
+from planish.backends.cuda.codegen.elements import Describe, Elements, ElementTactic
+from planish.errors import TacticError
+from planish.ir.graph import Value
+from planish.ir.shape import Dim
 
 
-class Gather(Tactic):
+def _looked_up(e: Elements, where: Value, at: Sequence[str | Dim], extent: Dim) -> str:
+    """Return the index that tensor `where` holds at `at`, for an axis of `extent` elements."""
+    return e.let("place", f"planish_index({e.read(where, at)}, {e.dim(extent)})")
+
+
+def _gather(e: Elements) -> Sequence[str]:
+    x, where = e.node.present_inputs
+    axis = int(e.node.attributes.get("axis", 0)) % x.rank
+    last = axis + where.rank
+    place = _looked_up(e, where, e.at[axis:last], x.known_shape[axis])
+    return [e.read(x, [*e.at[:axis], place, *e.at[last:]])]
+
+
+def _gather_elements(e: Elements) -> Sequence[str]:
+    x, where = e.node.present_inputs
+    axis = int(e.node.attributes["axis"]) % x.rank
+    at = list(e.at)
+    at[axis] = _looked_up(e, where, e.at, x.known_shape[axis])
+    return [e.read(x, at)]
+
+
+def _gather_nd(e: Elements) -> Sequence[str]:
+    x, where = e.node.present_inputs
+    batch = int(e.node.attributes["batch_dims"])
+    length, outer = where.known_shape[-1], where.rank - 1
+    if not isinstance(length, int):
+        raise TacticError("the length of the index tuples is symbolic")
+    at = e.at[:batch]
+    for k in range(length):
+        at.append(_looked_up(e, where, [*e.at[:outer], k], x.known_shape[batch + k]))
+    return [e.read(x, [*at, *e.at[outer:]])]
+
+
+def _reverse_sequence(e: Elements) -> Sequence[str]:
+    x, lengths = e.node.present_inputs
+    time = int(e.node.attributes["time_axis"]) % x.rank
+    batch = int(e.node.attributes["batch_axis"]) % x.rank
+    here, steps = e.at[time], e.dim(x.known_shape[time])
+    length = e.let("length", f"tl.minimum({e.read(lengths, [e.at[batch]])}, {steps})")
+    at = list(e.at)
+    at[time] = e.let("place", f"tl.where({here} < {length}, {length} - 1 - {here}, {here})")
+    return [e.read(x, at)]
+
+
+class Gather(ElementTactic):
     """See the module's docstring."""
 
     name: ClassVar[str] = "triton_gather"
-    device: ClassVar[str] = "cuda"
-    rank: ClassVar[int] = 20
-
-    def supports(self, region: Region, target: Target) -> Support:
-        """Accept tables and indices that nothing is fused before."""
-        anchor = region.anchor
-        if anchor is None or anchor.op != "Gather":
-            return no("it is no Gather")
-        if nodes_behind(region, anchor.present_inputs, {}):
-            return no("pointwise nodes are fused before it")
-        reason = unprintable(region, anchor)
-        return YES if reason is None else no(reason)
-
-    def configs(self, region: Region, target: Target) -> list[Config]:
-        """Return elements of a block, by warps."""
-        return [{"block": b, "warps": w} for b, w in ((512, 4), (256, 2), (1024, 4), (2048, 8))]
-
-    def build(self, region: Region, config: Config, target: Target) -> TritonKernel:
-        """Return the kernel."""
-        anchor = region.anchor
-        if anchor is None:
-            raise ValueError("no anchor")
-        printer, block = Printer(region), int(config["block"])
-        table, indices = map(printer.memory_of, anchor.present_inputs)
-        space = anchor.output.known_shape
-        axis = int(anchor.attributes.get("axis", 0)) % len(table.shape)
-        last = axis + len(indices.shape)
-        total = product(space)
-        mask = f"(index < {printer.dim(total)})"
-        everywhere = tuple(range(len(space)))
-        index_space = Group(everywhere, "index", mask)
-        inner = product(space[last:])
-        middle = product(space[axis:last])
-        lines = [f"index = tl.program_id(0).to(tl.int64) * {block} + tl.arange(0, {block})"]
-        lines.append(f"place = (index // {printer.dim(inner)}) % {printer.dim(middle)}")
-        chosen = Group(tuple(range(len(indices.shape))), "place", mask)
-        lines.append(printer.load(indices, indices.shape, [chosen], "row"))
-        extent = printer.dim(table.shape[axis])
-        lines.append(f"row = tl.where(row < 0, row + {extent}, row)")
-        lines.append(f"row = tl.minimum(tl.maximum(row, 0), {extent} - 1)")
-        terms = [table.pointer, f"row * {printer.dim(table.strides[axis])}"]
-        shape, strides = table.shape, table.strides
-        before = printer.address(
-            type(table)("0", table.dtype, shape[:axis], strides[:axis]), shape[:axis],
-            [Group(tuple(range(axis)), f"(index // {printer.dim(inner * middle)})")],
-        )[0]  # fmt: skip
-        after = printer.address(
-            type(table)("0", table.dtype, shape[axis + 1 :], strides[axis + 1 :]),
-            shape[axis + 1 :],
-            [Group(tuple(range(len(shape) - axis - 1)), f"(index % {printer.dim(inner)})")],
-        )[0]
-        pointer = " + ".join([*terms, before, after])
-        lines.append(f"total = tl.load({pointer}, mask={mask}, other=0)")
-        if table.dtype.is_float:
-            lines.append("total = total.to(tl.float32)")
-        values = [operand.value for operand in region.outputs]
-        statements, names = printer.pointwise(
-            values, space, [index_space], {anchor.output: "total"}
-        )
-        lines += statements
-        lines += [
-            printer.store(printer.output(i), space, [index_space], names[value])
-            for i, value in enumerate(values)
-        ]
-        return printer.kernel(lines, (ceildiv(total, block),), warps=int(config["warps"]))
+    describe: ClassVar[dict[str, Describe]] = {
+        "Gather": _gather,
+        "GatherElements": _gather_elements,
+        "GatherND": _gather_nd,
+        "ReverseSequence": _reverse_sequence,
+    }
