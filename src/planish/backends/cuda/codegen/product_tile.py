@@ -30,11 +30,14 @@ class ProductTile:
         Extents of the result.
     config : dict
         "m", "n", "k" (tile extents), "warps", "stages", "split".
+    sums : str
+        Triton's type of ``total``, 32 bits wide.
     """
 
     rows: Dim
     columns: int
     config: Config
+    sums: str = "tl.float32"
 
     @property
     def split(self) -> int:
@@ -98,16 +101,17 @@ class ProductTile:
             return list(lines)
         m, n = int(self.config["m"]), int(self.config["n"])
         number = f"({outer} * {printer.dim(self.tiles)} + tile)"
+        sums = f"workspace.to(tl.pointer_type({self.sums}))"
         return [
             f"inner = tl.arange(0, {m})[:, None] * {n} + tl.arange(0, {n})[None, :]",
-            f"partial = workspace + {number} * {self.split * m * n} + inner",
+            f"partial = {sums} + {number} * {self.split * m * n} + inner",
             f"tl.store(partial + tl.program_id(1) * {m * n}, total)",
             "tl.debug_barrier()",
             f'arrived = tl.atomic_add(counters + {number}, 1, sem="acq_rel")',
             f"if arrived == {self.split - 1}:",
             *indent(
                 [
-                    f"total = tl.zeros(({m}, {n}), tl.float32)",
+                    f"total = tl.zeros(({m}, {n}), {self.sums})",
                     f"for part in range({self.split}):",
                     f'    total += tl.load(partial + part * {m * n}, cache_modifier=".cg")',
                     f"tl.store(counters + {number}, 0)",
@@ -125,9 +129,9 @@ class ProductTile:
         return tiles * self.split * size, tiles
 
 
-def masked_load(name: str, pointer: str, masks: Sequence[str]) -> str:
-    """Return the statement that reads a tile of an operand, zeros where a mask says no."""
-    rest = f", mask={' & '.join(masks)}, other=0" if masks else ""
+def masked_load(name: str, pointer: str, masks: Sequence[str], other: str = "0") -> str:
+    """Return the statement that reads a tile of an operand, `other` where a mask says no."""
+    rest = f", mask={' & '.join(masks)}, other={other}" if masks else ""
     return f"{name} = tl.load({pointer}{rest})"
 
 

@@ -17,6 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from planish.backends.cuda.codegen.printer import Group, Printer, indent, unprintable
+from planish.backends.cuda.codegen.product_element import ProductElement, integer_element
 from planish.backends.cuda.codegen.product_tile import (
     ProductTile,
     masked_load,
@@ -24,11 +25,11 @@ from planish.backends.cuda.codegen.product_tile import (
     print_epilogue,
     tile_configs,
 )
-from planish.backends.cuda.codegen.triton_types import ELEMENTS, compute_type
-from planish.ir.dtypes import BF16, F16, F32, DType
+from planish.ir.dtypes import BF16, F16, F32
 from planish.ir.graph import Node, Value
 from planish.ir.shape import Dim, product
 from planish.ops.convolution import Window, window_of
+from planish.tactics.integer_form import integer_form
 from planish.tactics.tactic import YES, Config, Region, Support, Tactic, TritonKernel, no
 from planish.tactics.target import Target
 
@@ -38,8 +39,13 @@ FEW_CHANNELS = 16  # below this a tap's channels do not fill a K step
 
 @dataclass(frozen=True)
 class Convolution:
-    """What a convolution region computes, in numbers."""
+    """What a convolution region computes, in numbers.
 
+    `region` is the one that it was read from, in its integer form where bytes are multiplied.
+    """
+
+    region: Region
+    element: ProductElement
     anchor: Node
     data: Value
     weight: np.ndarray
@@ -51,8 +57,9 @@ class Convolution:
 
 def read_convolution(region: Region) -> Convolution | str:
     """Return the region's convolution, or why the tactics here cannot do it."""
-    anchor = region.anchor
-    if anchor is None or anchor.op != "Conv":
+    lowered = integer_form(region, masked=True)
+    anchor = region.anchor if lowered is None else lowered.anchor
+    if anchor is None or anchor.op not in ("Conv", "ConvInteger"):
         return "it is no convolution"
     weight, data = anchor.input(1), anchor.input(0)
     if weight is None or weight.constant is None or data is None:
@@ -70,11 +77,17 @@ def read_convolution(region: Region) -> Convolution | str:
         return "the padding is symbolic"
     if anchor.output.rank not in (3, 4, 5):
         return "it has no spatial axes"
-    if data.dtype not in FLOATS:
+    if lowered is None and data.dtype not in FLOATS:
         return f"products of {data.dtype} are not printed"
     group = int(anchor.attributes.get("group", 1))
     outputs, channels = weight.array.shape[:2]
-    return Convolution(anchor, source, weight.array, window, group, channels, outputs // group)
+    element, weights = ProductElement(source.dtype, data.dtype), weight.array
+    if lowered is not None:
+        element, weights = integer_element(region, lowered)
+    return Convolution(
+        lowered or region, element, anchor, source, weights, window, group, channels,
+        outputs // group,
+    )  # fmt: skip
 
 
 class ImplicitProduct(Tactic):
@@ -91,7 +104,7 @@ class ImplicitProduct(Tactic):
             return no(found)
         if found.group > 1 and min(found.channels, found.outputs) < 8:
             return no("its groups are too narrow for tensor cores")
-        reason = unprintable(region, found.anchor)
+        reason = unprintable(found.region, found.anchor)
         return YES if reason is None else no(reason)
 
     def configs(self, region: Region, target: Target) -> list[Config]:
@@ -102,7 +115,7 @@ class ImplicitProduct(Tactic):
         printer = Printer(region)
         rows = printer.tune_size(_pixels(found)) * found.group
         taps = int(np.prod(found.window.kernel))
-        itemsize = found.anchor.present_inputs[0].dtype.itemsize
+        itemsize = found.element.multiplied.itemsize
         depth = taps * max(found.channels, 1)
         configs = tile_configs(rows, found.outputs, depth, itemsize, target.multiprocessors)
         if found.channels < FEW_CHANNELS:
@@ -114,7 +127,7 @@ class ImplicitProduct(Tactic):
         found = read_convolution(region)
         if isinstance(found, str):
             raise ValueError(found)
-        return _Writer(region, found, config).kernel()
+        return _Writer(found, config).kernel()
 
 
 def _pixels(found: Convolution) -> Dim:
@@ -125,12 +138,12 @@ def _pixels(found: Convolution) -> Dim:
 class _Writer:
     """Prints one convolution kernel."""
 
-    def __init__(self, region: Region, found: Convolution, config: Config) -> None:
-        self.region, self.found, self.config = region, found, config
-        self.printer = Printer(region)
-        self.tile = ProductTile(_pixels(found), found.outputs, config)
+    def __init__(self, found: Convolution, config: Config) -> None:
+        self.region, self.found, self.config = found.region, found, config
+        self.printer = Printer(self.region)
+        self.element = found.element
+        self.tile = ProductTile(_pixels(found), found.outputs, config, self.element.sums)
         self.source = self.printer.memory_of(found.data)
-        self.dtype: DType = found.anchor.present_inputs[0].dtype
         self.k = int(config["k"])
 
     def kernel(self) -> TritonKernel:
@@ -139,7 +152,7 @@ class _Writer:
         shape = found.anchor.output.known_shape
         few = found.channels < FEW_CHANNELS
         lines = [*tile.header(printer), *self._coordinates(), *self._bases()]
-        lines.append(f"total = tl.zeros(({config_pair(self.config)}), tl.float32)")
+        lines.append(f"total = tl.zeros(({config_pair(self.config)}), {self.element.sums})")
         lines += self._flat_loop() if few else self._tap_loop()
         groups = tile.groups(printer, (0, *range(2, len(shape))), (1,))
         if found.group > 1:
@@ -147,7 +160,10 @@ class _Writer:
             mask = tile.masks(printer)[1]
             limit = f"(columns < (tl.program_id(2) + 1) * {found.outputs})[None, :]"
             groups[1] = Group((1,), "columns[None, :]", limit if mask else None)
-        epilogue = print_epilogue(printer, self.region, found.anchor.output, shape, groups)
+        epilogue = [
+            *self.element.settled(printer, found.weight, shape, groups),
+            *print_epilogue(printer, self.region, found.anchor.output, shape, groups),
+        ]
         lines += tile.finish(printer, epilogue, "tl.program_id(2)")
         workspace, counters = tile.workspace(printer, found.group)
         return printer.kernel(
@@ -202,7 +218,7 @@ class _Writer:
         total = found.group * found.outputs
         moved = np.moveaxis(found.weight.reshape(total, found.channels, -1), 1, 2)
         flat = moved.reshape(total, -1)
-        vector = 16 // self.dtype.itemsize
+        vector = 16 // self.element.multiplied.itemsize
         self.weight_depth = -(-flat.shape[1] // vector) * vector
         padded = np.zeros((total, self.weight_depth), flat.dtype)
         padded[:, : flat.shape[1]] = flat
@@ -241,15 +257,15 @@ class _Writer:
         offsets = " + ".join(["x_rows[:, None]", *shift, f"c[None, :] * {channel}"])
         x_mask = [f"({' & '.join([*row_masks, *bounds])})[:, None]"] if row_masks or bounds else []
         x_mask += [f"{mask}[None, :]" for mask in masks]
-        inner.append(masked_load("a", offsets, x_mask))
-        inner += self._converted("a")
+        inner.append(masked_load("a", offsets, x_mask, self.element.padding))
+        inner += self.element.converted("a")
         w_mask = [f"{mask}[:, None]" for mask in masks]
         column_mask = self.tile.masks(printer)[1]
         w_mask += [f"{column_mask}[None, :]"] if column_mask else []
         inner.append(
             masked_load("b", f"w_columns[None, :] + (tap * {found.channels} + c)[:, None]", w_mask)
         )
-        inner.append(print_dot(self.dtype))
+        inner.append(print_dot(self.element.multiplied))
         return [*lines, *indent(inner)]
 
     def _bounds(self, axis: int, tap: str) -> list[str]:
@@ -285,21 +301,14 @@ class _Writer:
         row_mask, column_mask = self.tile.masks(printer)
         conditions += [f"{row_mask}[:, None]"] if row_mask else []
         conditions.append(f"(k < {depth})[None, :]")
-        inner.append(
-            masked_load("a", f"x_rows[:, None] + ({' + '.join(terms)})[None, :]", conditions)
-        )
-        inner += self._converted("a")
+        offsets = f"x_rows[:, None] + ({' + '.join(terms)})[None, :]"
+        inner.append(masked_load("a", offsets, conditions, self.element.padding))
+        inner += self.element.converted("a")
         w_mask = [f"(k < {self.weight_depth})[:, None]"]
         w_mask += [f"{column_mask}[None, :]"] if column_mask else []
         inner.append(masked_load("b", "w_columns[None, :] + k[:, None]", w_mask))
-        inner.append(print_dot(self.dtype))
+        inner.append(print_dot(self.element.multiplied))
         return [f"for step in range({first}, {last}):", *indent(inner)]
-
-    def _converted(self, name: str) -> list[str]:
-        """Return the conversion from the type in memory to the product's."""
-        if self.source.dtype is self.dtype:
-            return []
-        return [f"{name} = {name}.to({compute_type(self.source.dtype)}).to({ELEMENTS[self.dtype]})"]
 
 
 def config_pair(config: Config) -> str:

@@ -14,7 +14,6 @@ import numpy as np
 
 from planish.backends.cuda.codegen.printer import Group, Printer, unprintable
 from planish.backends.cuda.codegen.product_tile import print_epilogue
-from planish.backends.cuda.codegen.triton_types import compute_type
 from planish.backends.cuda.tactics.convolution import Convolution, read_convolution
 from planish.backends.cuda.tactics.window import Window2D
 from planish.ir.shape import ceildiv
@@ -36,7 +35,7 @@ class Depthwise(Tactic):
             return no(found)
         if found.channels != 1 or found.outputs != 1:
             return no("it is not depthwise")
-        reason = unprintable(region, found.anchor)
+        reason = unprintable(found.region, found.anchor)
         return YES if reason is None else no(reason)
 
     def configs(self, region: Region, target: Target) -> list[Config]:
@@ -50,25 +49,26 @@ class Depthwise(Tactic):
         found = read_convolution(region)
         if isinstance(found, str):
             raise ValueError(found)
-        printer = Printer(region)
+        printer, element = Printer(found.region), found.element
         source = printer.memory_of(found.data)
         shape = found.anchor.output.known_shape
         window = Window2D(printer, found.window, source, shape, config)
         weights = printer.pack(_packed(found))
         pixels, channels = int(config["pixels"]), int(config["channels"])
-        lines = [*window.header(), f"total = tl.zeros(({pixels}, {channels}), tl.float32)"]
+        lines = [*window.header(), f"total = tl.zeros(({pixels}, {channels}), {element.sums})"]
         mask = window.channel_mask
         for number, tap in enumerate(np.ndindex(*found.window.kernel)):
             rest = "" if mask is None else f", mask={mask}[None, :], other=0"
             weight = f"tl.load({weights} + {number * found.group} + channels[None, :]{rest})"
-            pointer, present = window.tap(tap)
-            value = f"tl.load({pointer}{present}).to({compute_type(source.dtype)})"
-            lines.append(f"total += {value} * {weight}.to(tl.float32)")
+            pointer, present = window.tap(tap, element.padding)
+            lines += [f"x = tl.load({pointer}{present})", *element.converted("x")]
+            lines.append(f"total += x.to({element.sums}) * {weight}.to({element.sums})")
         groups = [
             Group((0, *range(2, len(shape))), "pixels[:, None]", window.pixel_mask_2d),
             Group((1,), "channels[None, :]", None if mask is None else f"{mask}[None, :]"),
         ]
-        lines += print_epilogue(printer, region, found.anchor.output, shape, groups)
+        lines += element.settled(printer, found.weight, shape, groups)
+        lines += print_epilogue(printer, found.region, found.anchor.output, shape, groups)
         grid = (ceildiv(window.count, pixels), ceildiv(found.group, channels))
         return printer.kernel(lines, grid, warps=int(config["warps"]))
 

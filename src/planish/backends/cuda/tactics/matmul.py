@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from planish.backends.cuda.codegen.printer import Group, Memory, Printer, indent, unprintable
+from planish.backends.cuda.codegen.product_element import ProductElement, integer_element
 from planish.backends.cuda.codegen.product_tile import (
     ProductTile,
     masked_load,
@@ -22,10 +23,10 @@ from planish.backends.cuda.codegen.product_tile import (
     print_epilogue,
     tile_configs,
 )
-from planish.backends.cuda.codegen.triton_types import ELEMENTS, compute_type
 from planish.ir.dtypes import BF16, F16, F32
 from planish.ir.graph import Node, Value
 from planish.ir.shape import Dim, Shape, product
+from planish.tactics.integer_form import integer_form
 from planish.tactics.tactic import YES, Config, Region, Support, Tactic, TritonKernel, no
 from planish.tactics.target import Target
 
@@ -38,20 +39,25 @@ class Product:
     """What a matrix product region computes.
 
     `batch` are the axes of the result over which the right operand varies; the other leading axes
-    are rows.
+    are rows. `region` is the one that it was read from, in its integer form where bytes are
+    multiplied; `weights` is a constant right operand, [n, k].
     """
 
+    region: Region
+    element: ProductElement
     anchor: Node
     left: Value
     right: Value
     transposed: bool  # the right operand is [n, k]
     batch: int
+    weights: Array | None = None
 
 
 def read_product(region: Region) -> Product | str:
     """Return the region's product, or why the tactic here cannot do it."""
-    anchor = region.anchor
-    if anchor is None or anchor.op not in ("MatMul", "Gemm"):
+    lowered = integer_form(region, masked=True)
+    anchor = region.anchor if lowered is None else lowered.anchor
+    if anchor is None or anchor.op not in ("MatMul", "Gemm", "MatMulInteger"):
         return "it is no matrix product"
     attributes = anchor.attributes
     if anchor.op == "Gemm" and (attributes.get("transA") or attributes.get("alpha", 1.0) != 1.0):
@@ -64,7 +70,8 @@ def read_product(region: Region) -> Product | str:
     for value in (left, right):
         if value.producer is not None and any(node.op != "Cast" for node in _chain(value)):
             return "pointwise nodes are fused before it"
-    if left.dtype not in FLOATS or not isinstance(anchor.output.known_shape[-1], int):
+    is_known = lowered is not None or left.dtype in FLOATS
+    if not is_known or not isinstance(anchor.output.known_shape[-1], int):
         return f"products of {left.dtype} are not printed"
     if not isinstance(left.known_shape[-1], int):
         return "the depth is symbolic"
@@ -73,7 +80,23 @@ def read_product(region: Region) -> Product | str:
         return "it has a batch of constants"
     if batch and all(extent == 1 for extent in right.known_shape[:-2]):
         batch = 0
-    return Product(anchor, left, right, bool(attributes.get("transB", 0)), batch)
+    transposed = bool(attributes.get("transB", 0))
+    element, weights = ProductElement(_stored(left).dtype, left.dtype), None
+    if lowered is not None:
+        element, weights = integer_element(region, lowered)
+    elif right.constant is not None:
+        weights = right.array
+    if weights is not None:
+        weights = weights.reshape(weights.shape[-2:])
+        weights = weights if transposed else weights.T
+    return Product(lowered or region, element, anchor, left, right, transposed, batch, weights)
+
+
+def _stored(value: Value) -> Value:
+    """Return what a chain of Casts starts from."""
+    while value.producer is not None:
+        value = value.producer.present_inputs[0]
+    return value
 
 
 def _chain(value: Value) -> list[Node]:
@@ -96,7 +119,7 @@ class MatrixProduct(Tactic):
         found = read_product(region)
         if isinstance(found, str):
             return no(found)
-        reason = unprintable(region, found.anchor)
+        reason = unprintable(found.region, found.anchor)
         return YES if reason is None else no(reason)
 
     def configs(self, region: Region, target: Target) -> list[Config]:
@@ -110,7 +133,7 @@ class MatrixProduct(Tactic):
         rows = printer.tune_size(product(shape[len(shape) - 1 - leading : -1]))
         batches = printer.tune_size(product(shape[: len(shape) - 1 - leading]))
         depth = printer.tune_size(found.left.known_shape[-1])
-        itemsize = found.left.dtype.itemsize
+        itemsize = found.element.multiplied.itemsize
         columns = printer.tune_size(shape[-1])
         multiprocessors = max(target.multiprocessors // max(batches, 1), 1)
         return tile_configs(rows, columns, depth, itemsize, multiprocessors)
@@ -120,21 +143,22 @@ class MatrixProduct(Tactic):
         found = read_product(region)
         if isinstance(found, str):
             raise ValueError(found)
-        return _Writer(region, found, config).kernel()
+        return _Writer(found, config).kernel()
 
 
 class _Writer:
     """Prints one product kernel."""
 
-    def __init__(self, region: Region, found: Product, config: Config) -> None:
-        self.region, self.found, self.config = region, found, config
-        self.printer = Printer(region)
+    def __init__(self, found: Product, config: Config) -> None:
+        self.region, self.found, self.config = found.region, found, config
+        self.element = found.element
+        self.printer = Printer(self.region)
         self.shape: Shape = found.anchor.output.known_shape
         rank = len(self.shape)
         self.batch_axes = tuple(range(rank - 2)) if found.batch else ()
         self.row_axes = (rank - 2,) if found.batch else tuple(range(rank - 1))
         rows = product(self.shape[axis] for axis in self.row_axes)
-        self.tile = ProductTile(rows, int(str(self.shape[-1])), config)
+        self.tile = ProductTile(rows, int(str(self.shape[-1])), config, self.element.sums)
         self.depth = int(str(found.left.known_shape[-1]))
         self.k = int(config["k"])
 
@@ -151,10 +175,11 @@ class _Writer:
             groups.insert(0, Group(self.batch_axes, "batch"))
         m, n = int(self.config["m"]), int(self.config["n"])
         lines = ["batch = tl.program_id(2)", *tile.header(printer), *self._bases()]
-        lines += [f"total = tl.zeros(({m}, {n}), tl.float32)", *self._loop()]
-        epilogue = print_epilogue(
-            printer, self.region, self.found.anchor.output, self.shape, groups
-        )
+        lines += [f"total = tl.zeros(({m}, {n}), {self.element.sums})", *self._loop()]
+        anchor, weights = self.found.anchor.output, self.found.weights
+        epilogue = print_epilogue(printer, self.region, anchor, self.shape, groups)
+        if weights is not None:
+            epilogue = [*self.element.settled(printer, weights, self.shape, groups), *epilogue]
         lines += tile.finish(printer, epilogue, "batch")
         workspace, counters = tile.workspace(printer, self.batches)
         return printer.kernel(
@@ -172,7 +197,6 @@ class _Writer:
         batch = [Group(self.batch_axes, "batch")] if self.batch_axes else []
         rows, _ = printer.address(_without_last(left), space[:-1], [*batch, *groups])
         self.left_step = printer.dim(tuple(left.strides)[-1])
-        self.left_dtype = left.dtype
         right = self._right()
         k_axis, n_axis = tuple(right.strides)[-2:]
         columns = [right.pointer]
@@ -183,27 +207,24 @@ class _Writer:
         columns.append(f"columns * {printer.dim(n_axis)}")
         self.right_step = printer.dim(k_axis)
         self.right_dtype = right.dtype
-        return [f"x_rows = {rows}", f"w_columns = {' + '.join(columns)}"]
+        # one row, or rows that share an operand, have no stride: the pointers are a vector still
+        return [f"x_rows = {rows} + rows * 0", f"w_columns = {' + '.join(columns)}"]
 
     def _memory(self, value: Value) -> Memory:
-        while value.producer is not None:
-            value = value.producer.present_inputs[0]
-        return self.printer.memory_of(value)
+        return self.printer.memory_of(_stored(value))
 
     def _right(self) -> Memory:
         """Return the right operand as [..., k, n] with its strides; constants are packed."""
         found = self.found
-        if found.right.constant is not None:
-            array: Array = found.right.array
-            array = array.reshape(array.shape[-2:])
-            packed: Array = array if found.transposed else array.T
-            vector = 16 // found.right.dtype.itemsize
+        if found.weights is not None:
+            packed = found.weights
+            vector = 16 // packed.itemsize
             width = -(-self.depth // vector) * vector
             padded = np.zeros((packed.shape[0], width), packed.dtype)
             padded[:, : self.depth] = packed
             pointer = self.printer.pack(padded)
             shape: Shape = (self.depth, int(packed.shape[0]))
-            return Memory(pointer, found.right.dtype, shape, (1, width))
+            return Memory(pointer, self.element.multiplied, shape, (1, width))
         memory = self._memory(found.right)
         if not found.transposed:
             return memory
@@ -212,7 +233,7 @@ class _Writer:
 
     def _loop(self) -> list[str]:
         """Return the K loop."""
-        dtype = self.found.left.dtype
+        dtype = self.element.multiplied
         row_mask, column_mask = self.tile.masks(self.printer)
         deep = [] if self.depth % self.k == 0 else [f"(k < {self.depth})"]
         x_mask = [f"{row_mask}[:, None]"] if row_mask else []
@@ -225,9 +246,8 @@ class _Writer:
             masked_load("a", f"x_rows[:, None] + (k * {self.left_step})[None, :]", x_mask),
             masked_load("b", f"w_columns[None, :] + (k * {self.right_step})[:, None]", w_mask),
         ]
-        for name, have in (("a", self.left_dtype), ("b", self.right_dtype)):
-            if have is not dtype:
-                inner.append(f"{name} = {name}.to({compute_type(have)}).to({ELEMENTS[dtype]})")
+        inner += self.element.converted("a")
+        inner += ProductElement(self.right_dtype, dtype).converted("b")
         inner.append(print_dot(dtype))
         return [f"for step in range({first}, {last}):", *indent(inner)]
 
