@@ -71,6 +71,7 @@ def quantize_graph(
     thresholds: Mapping[str, float],
     layer_precisions: Mapping[str, str] | None = None,
     prints: Callable[[Node], bool] = lambda node: True,
+    signed: bool = False,
 ) -> QuantizationSummary:
     """Make integers of the layers of a simplified float32 graph, in place.
 
@@ -85,6 +86,8 @@ def quantize_graph(
         As in `BuildConfig`.
     prints : callable, optional
         As in `FuseRegions`.
+    signed : bool
+        Whether tensors that cannot be negative are i8, too: tensor cores multiply signed bytes.
     """
     selection = quantizable_layers(graph, thresholds, layer_precisions, prints)
     summary = QuantizationSummary()
@@ -93,7 +96,7 @@ def quantize_graph(
     for node in selection.layers:
         summary.layers.append(str(node.source))
         _quantize_weights(graph, node)
-    steps = steps_of(selection, thresholds)
+    steps = steps_of(selection, thresholds, signed)
     for value in selection.tensors:
         dtype, scale = steps[selection.classes[value]]
         summary.tensors[tensor_name(value)] = f"{dtype} in steps of {scale:.6g}"
@@ -119,16 +122,19 @@ def _is_usable(threshold: float | None) -> bool:
 
 
 def steps_of(
-    selection: Selection, thresholds: Mapping[str, float]
+    selection: Selection, thresholds: Mapping[str, float], signed: bool = False
 ) -> dict[int, tuple[DType, np.float32]]:
-    """Return type and scale of every class of tensors: those of its widest member."""
+    """Return type and scale of every class of tensors: those of its widest member.
+
+    With `signed`, all are i8.
+    """
     members: dict[int, list[Value]] = {}
     for value, number in selection.classes.items():
         members.setdefault(number, []).append(value)
     steps: dict[int, tuple[DType, np.float32]] = {}
     for number, values in members.items():
         widest = max(thresholds[tensor_name(value)] for value in values)
-        unsigned = all(is_non_negative(value) for value in values)
+        unsigned = not signed and all(is_non_negative(value) for value in values)
         levels = UNSIGNED_LEVELS if unsigned else LEVELS
         tiny = float(np.finfo(np.float32).tiny)
         steps[number] = (U8 if unsigned else I8, np.float32(max(widest / levels, tiny)))

@@ -129,7 +129,8 @@ class PrecisionRequest:
         if lacking and self.config.strict:
             self.unmet(f"no range is known of {', '.join(lacking)}, so that their layers would "
                        "stay in floating point")  # fmt: skip
-        self.summary = quantize_graph(graph, self.ranges.thresholds, overrides, prints)
+        signed = self.config.device == "cuda"
+        self.summary = quantize_graph(graph, self.ranges.thresholds, overrides, prints, signed)
         self.notes += self.summary.notes
         if not self.summary.layers:
             self.unmet("int8 was asked for, but no layer runs on integers")
