@@ -32,7 +32,7 @@ _SHOWN_LAYERS = 300  # characters of layer names in a comment
 
 def prelude_text() -> str:
     """Return the C source that every kernel may rely on."""
-    names = ("prelude.h", "vector.h", "integer.h", "pack.h", "amx.h")
+    names = ("prelude.h", "vector.h", "integer.h", "compressed.h", "pack.h", "amx.h")
     return "".join((_FOLDER / name).read_text() for name in names)
 
 

@@ -48,15 +48,16 @@ def print_gemm(
 
     `largest` holds the symbols' largest values; scratch for a right operand is sized by them.
     """
-    return _Printer(problem.with_short_runs(blocking.depth), blocking, largest or {}).print()
+    return GemmPrinter(problem.with_short_runs(blocking.depth), blocking, largest or {}).print()
 
 
-class _Printer(TilePrinter):
+class GemmPrinter(TilePrinter):
     """The kernel around the tiles: items, panels, hoisted K loops, calls."""
 
     # -- the whole -------------------------------------------------------------------------------
 
     def print(self) -> GemmSource:
+        """Return the whole kernel."""
         problem = self.problem
         parts = [print_finish(problem.epilogue, problem.unit.lanes, problem.symbols)]
         if not self.inline:
@@ -70,6 +71,7 @@ class _Printer(TilePrinter):
 
     @property
     def items(self) -> Dim:
+        """Number of items of work."""
         return product(extent for _, extent in self.item_axes())
 
     def item_axes(self) -> list[tuple[str, Dim]]:
@@ -87,7 +89,8 @@ class _Printer(TilePrinter):
 
     # -- the kernel ------------------------------------------------------------------------------
 
-    def print_kernel(self) -> str:
+    def print_kernel(self, suffix: str = "") -> str:
+        """Return the kernel's function, its name with `suffix`."""
         lines = [
             *self.print_pointers(),
             "for (int64_t item = begin; item < end; item++) {",
@@ -95,12 +98,13 @@ class _Printer(TilePrinter):
             "}",
         ]
         head = (
-            "static void @NAME@(char *const *p, const int64_t *d, int64_t begin, int64_t end, "
-            "char *scratch)"
+            f"static void @NAME@{suffix}(char *const *p, const int64_t *d, int64_t begin, "
+            "int64_t end, char *scratch)"
         )
         return f"{head} {{\n{print_block(lines)}}}\n"
 
     def print_pointers(self) -> list[str]:
+        """Return the declarations of the operands' pointers."""
         problem, ctype = self.problem, self.problem.kind.ctype
         source = f"const {problem.kind.input_ctype} *"
         lines = [
@@ -121,6 +125,7 @@ class _Printer(TilePrinter):
         return lines
 
     def print_item(self) -> list[str]:
+        """Return the statements of one item."""
         lines = self.print_indices()
         lines += self.print_item_pointers()
         tiles, panels = self.block_tiles, self.block_panels
@@ -138,6 +143,7 @@ class _Printer(TilePrinter):
         return lines
 
     def print_indices(self) -> list[str]:
+        """Return the declarations of the item's indices."""
         lines = ["int64_t rest = item;"]
         axes = self.item_axes()
         for name, extent in reversed(axes[1:]):
@@ -150,6 +156,7 @@ class _Printer(TilePrinter):
         return lines
 
     def print_item_pointers(self) -> list[str]:
+        """Return the declarations of where the item's operands begin."""
         problem, ctype = self.problem, self.problem.kind.input_ctype
         lines = [f"const {ctype} *const item_a = input{self.outer_offset(0)};"]
         matrix = [
@@ -168,6 +175,7 @@ class _Printer(TilePrinter):
         return lines
 
     def outer_offset(self, access: int) -> str:
+        """Return the offset of the axes around the tiles for one access, with a leading plus."""
         terms = [
             f" + i{i} * {self.dim(axis.strides[access])}"
             for i, axis in enumerate(self.problem.outer)
@@ -176,6 +184,7 @@ class _Printer(TilePrinter):
         return "".join(terms)
 
     def print_panel(self) -> list[str]:
+        """Return the statements of one panel."""
         problem, columns = self.problem, self.columns
         lanes, depth = problem.lanes, problem.depth
         wide = str(columns.vectors)
@@ -191,13 +200,7 @@ class _Printer(TilePrinter):
             f"{self.dim(problem.columns)} - column);",
             f"const int part = (int)(count - (vectors - 1) * {lanes});",
         ]
-        if problem.right is not None:
-            lines += self.print_pack(problem.right)
-        else:
-            lines.append(
-                f"const {problem.kind.ctype} *const panel_b = weights + "
-                f"(matrix * {columns.padded} + column) * {self.dim(depth)};"
-            )
+        lines += self.print_panel_weights()
         if problem.bias_pointer is not None:
             start = f"const {problem.kind.sum_ctype} *const bias"
             lines.append(f"{start} = biases + matrix * {columns.padded} + column;")
@@ -206,6 +209,22 @@ class _Printer(TilePrinter):
                 f"const int64_t chunk = {depth // self.hoisted_count} * vectors * {lanes};"
             )
         return lines + self.print_hoisted()
+
+    def print_panel_weights(self) -> list[str]:
+        """Return the declaration of a panel's weights, ``panel_b``."""
+        if self.problem.right is not None:
+            return self.print_pack(self.problem.right)
+        return [
+            f"const {self.problem.kind.ctype} *const panel_b = weights + "
+            f"(matrix * {self.columns.padded} + column) * {self.dim(self.problem.depth)};"
+        ]
+
+    def print_chunk_weights(self) -> list[str]:
+        """Return the declaration of the weights of one step of the hoisted loops, ``b``."""
+        return [
+            f"const {self.problem.kind.ctype} *const b = panel_b"
+            f"{' + step * chunk' if self.hoisted else ''};"
+        ]
 
     def print_pack(self, right: RightOperand) -> list[str]:
         """Return the statements that pack one panel of the right operand into scratch."""
@@ -235,8 +254,7 @@ class _Printer(TilePrinter):
                 f"const int resume = step > 0, last = step == {self.hoisted_count - 1};",
             ]
         lines += [
-            f"const {self.problem.kind.ctype} *const b = panel_b"
-            f"{' + step * chunk' if self.hoisted else ''};",
+            *self.print_chunk_weights(),
             "for (int64_t tile = first_tile; tile < last_tile; tile++) {",
             *self.print_tile_call(offset),
             "}",
@@ -267,6 +285,7 @@ class _Printer(TilePrinter):
         )
 
     def print_static_tile(self, offset: str) -> list[str]:
+        """Return the statements of one tile of a static plane."""
         tiling = self.tiling
         lines = []
         if tiling.parts == 1:
@@ -290,6 +309,7 @@ class _Printer(TilePrinter):
         return [*lines, *self.print_clip(), *_choose(calls)]
 
     def print_dynamic_tile(self, offset: str) -> list[str]:
+        """Return the statements of one tile of rows whose number is symbolic."""
         base = self.tiling.base
         lines = [
             f"int64_t x = tile * {base}, y = 0;",
@@ -328,6 +348,7 @@ class _Printer(TilePrinter):
         return lines
 
     def access_indices(self) -> Sequence[int]:
+        """Return the numbers of the epilogue's accesses."""
         return range(1, len(self.problem.epilogue.accesses) + 1)
 
     def position(self, access: int) -> str:
@@ -347,6 +368,7 @@ class _Printer(TilePrinter):
         return " + ".join(term for term in terms if not term.endswith("* 0"))
 
     def call_arguments(self, offset: str) -> str:
+        """Return the arguments of a tile's function."""
         arguments = [self.position(0) + offset, "b", "d"]
         arguments += ["next"] if self.ahead_lines else []
         arguments += ["low", "high"] if self.clips_inside else []
