@@ -10,12 +10,15 @@ from planish.backends.cuda.codegen.printer import Group, Printer, unprintable
 from planish.backends.cuda.codegen.product_tile import print_epilogue
 from planish.backends.cuda.codegen.triton_types import compute_type
 from planish.backends.cuda.tactics.window import Window2D
+from planish.ir.dtypes import I8, U8
 from planish.ir.shape import ceildiv
 from planish.ops.convolution import window_of
 from planish.tactics.tactic import YES, Config, Region, Support, Tactic, TritonKernel, no
 from planish.tactics.target import Target
 
 POOLS = ("MaxPool", "AveragePool")
+BYTES = (I8, U8)  # of which only maxima are taken: a mean of them is a depthwise convolution
+LEAST = {I8: "-128", U8: "0"}
 
 
 class Pool(Tactic):
@@ -36,8 +39,10 @@ class Pool(Tactic):
         data = anchor.present_inputs[0]
         if all(operand.value is not data for operand in region.inputs):
             return no("pointwise nodes are fused before it")
-        if len(anchor.outputs) > 1 or not data.dtype.is_float:
-            return no("it has indices or integers")
+        if len(anchor.outputs) > 1:
+            return no("it has indices")
+        if not data.dtype.is_float and data.dtype not in BYTES:
+            return no(f"it is of {data.dtype}")
         reason = unprintable(region, anchor)
         return YES if reason is None else no(reason)
 
@@ -58,19 +63,14 @@ class Pool(Tactic):
         window = Window2D(printer, slide, source, shape, config)
         pixels, channels = int(config["pixels"]), int(config["channels"])
         tile = f"({pixels}, {channels})"
-        is_max = anchor.op == "MaxPool"
-        rest = 'float("-inf")' if is_max else "0"
-        start = (
-            f'tl.full({tile}, float("-inf"), tl.float32)'
-            if is_max
-            else f"tl.zeros({tile}, tl.float32)"
-        )
-        lines = [*window.header(), f"total = {start}"]
+        is_max, kind = anchor.op == "MaxPool", compute_type(source.dtype)
+        rest = LEAST.get(source.dtype, 'float("-inf")') if is_max else "0"
+        lines = [*window.header(), f"total = tl.full({tile}, {rest}, {kind})"]
         included = bool(anchor.attributes.get("count_include_pad", 0))
         counts: list[str] = []
         for tap in np.ndindex(*slide.kernel):
             pointer, present = window.tap(tap, rest)
-            value = f"tl.load({pointer}{present}).to({compute_type(source.dtype)})"
+            value = f"tl.load({pointer}{present}).to({kind})"
             combined = f"tl.maximum(total, {value})" if is_max else f"total + {value}"
             lines.append(f"total = {combined}")
             inside = window.inside(tap)
