@@ -9,14 +9,42 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 @triton.jit
 def planish_begin():
-    """Nothing: kernels are launched after what they read is complete."""
+    """Nothing: kernels are launched one after the other."""
 
 
 @triton.jit
 def planish_begin_programmatic():
-    """Let the next kernel take its place, and wait until the one before has ended."""
+    """Let the next kernel take its place."""
     gdc_launch_dependents()
+
+
+@triton.jit
+def planish_wait():
+    """Nothing: kernels are launched after what they read is complete."""
+
+
+@triton.jit
+def planish_wait_programmatic():
+    """Wait until the kernel before has ended."""
     gdc_wait()
+
+
+@triton.jit
+def planish_prefetch(pointers):
+    """Nothing: a kernel that is not launched early reads constants when it needs them."""
+
+
+@triton.jit
+def planish_prefetch_programmatic(pointers):
+    """Bring the 128 bytes around each pointer into the L2 cache."""
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;",
+        "=r,l",
+        [pointers.to(tl.int64)],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=1,
+    )
 
 
 @triton.jit

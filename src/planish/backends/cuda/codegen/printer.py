@@ -245,9 +245,9 @@ class Printer:
 
     def kernel(
         self, lines: Iterable[str], grid: Sequence[Dim], *, warps: int = 4, stages: int = 2,
-        workspace_bytes: int = 0, counters: int = 0,
+        workspace_bytes: int = 0, counters: int = 0, early: Iterable[str] = (),
     ) -> TritonKernel:  # fmt: skip
-        """Return the kernel whose body is `lines`."""
+        """Return the kernel whose body is `lines`, behind `early`, which reads constants only."""
         region = self.region
         operands = (*region.inputs, *region.outputs)
         parameters = [
@@ -262,7 +262,8 @@ class Printer:
             types += ["*fp32", "*i32"]
         parameters += [f"s{i}" for i in range(len(region.symbols))]
         header = f"@triton.jit\ndef @NAME@({', '.join(parameters)}):"
-        source = "\n".join([header, *indent(["planish_begin()", *lines]), ""])
+        body = ["planish_begin()", *early, "planish_wait()", *lines]
+        source = "\n".join([header, *indent(body), ""])
         known = [operand.aligned for operand in operands]
         known += [True] * (len(types) - len(operands))
         return TritonKernel(

@@ -62,7 +62,8 @@ class ProductTile:
             f"height = min({down} - first, {ROW_GROUP})",
             f"inside = tile % ({ROW_GROUP} * {across})",
             f"rows = (first + inside % height) * {m} + tl.arange(0, {m})",
-            f"columns = (inside // height) * {n} + tl.arange(0, {n})",
+            f"column = (inside // height) * {n}",
+            f"columns = column + tl.arange(0, {n})",
         ]
 
     def masks(self, printer: Printer) -> tuple[str | None, str | None]:
@@ -142,13 +143,20 @@ def print_dot(dtype: DType) -> str:
 
 
 def print_epilogue(
-    printer: Printer, region: Region, anchor: Value, space: Shape, groups: Sequence[Group]
-) -> list[str]:
-    """Return the statements from ``total``, a tile of `anchor`, to the region's outputs."""
+    printer: Printer, region: Region, anchor: Value, space: Shape, groups: Sequence[Group],
+    early: list[str] | None = None,
+) -> list[str]:  # fmt: skip
+    """Return the statements from ``total``, a tile of `anchor`, to the region's outputs.
+
+    A bias is read in `early` when that is given: before the kernel waits for others.
+    """
     values = [operand.value for operand in region.outputs]
-    biased = _bias(printer, anchor, space, groups)
+    loads, biased = _bias(printer, anchor, space, groups)
+    if early is not None:
+        early += loads
+        loads = []
     lines, names = printer.pointwise(values, space, groups, {anchor: "total"})
-    lines = [*biased, *lines]
+    lines = [*loads, *biased, *lines]
     stores = [
         printer.store(printer.output(index), space, groups, names[value])
         for index, value in enumerate(values)
@@ -156,14 +164,16 @@ def print_epilogue(
     return [*lines, *stores]
 
 
-def _bias(printer: Printer, anchor: Value, space: Shape, groups: Sequence[Group]) -> list[str]:
-    """Return the addition of a convolution's own bias, one number a channel."""
+def _bias(
+    printer: Printer, anchor: Value, space: Shape, groups: Sequence[Group]
+) -> tuple[list[str], list[str]]:
+    """Return the load and the addition of a convolution's own bias, one number a channel."""
     node = anchor.producer
     bias = node.input(2) if node is not None and node.op == "Conv" else None
     if bias is None:
-        return []
+        return [], []
     memory = printer.packed(bias.array.reshape(-1, *(1,) * (len(space) - 2)))
-    return [printer.load(memory, space, groups, "bias"), "total += bias"]
+    return [printer.load(memory, space, groups, "bias")], ["total += bias"]
 
 
 def tile_configs(

@@ -23,7 +23,10 @@ from triton.language.extra import libdevice
 from planish.backends.cuda.codegen.prelude import *
 """
 PROGRAMMATIC_LAUNCH = 90  # as in runtime/cuda/driver.py, which launches such kernels early
-EARLY = "planish_begin = planish_begin_programmatic\n"
+EARLY = """planish_begin = planish_begin_programmatic
+planish_wait = planish_wait_programmatic
+planish_prefetch = planish_prefetch_programmatic
+"""
 
 
 def compile_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:

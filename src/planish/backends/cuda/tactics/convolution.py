@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from planish.backends.cuda.codegen.prefetch import prefetch_columns
 from planish.backends.cuda.codegen.printer import Group, Printer, indent, unprintable
 from planish.backends.cuda.codegen.product_element import ProductElement, integer_element
 from planish.backends.cuda.codegen.product_tile import (
@@ -151,8 +152,9 @@ class _Writer:
         found, printer, tile = self.found, self.printer, self.tile
         shape = found.anchor.output.known_shape
         few = found.channels < FEW_CHANNELS
-        lines = [*tile.header(printer), *self._coordinates(), *self._bases()]
-        lines.append(f"total = tl.zeros(({config_pair(self.config)}), {self.element.sums})")
+        early = [*tile.header(printer), *self._coordinates(), *self._bases()]
+        early += self._prefetch(few)
+        lines = [f"total = tl.zeros(({config_pair(self.config)}), {self.element.sums})"]
         lines += self._flat_loop() if few else self._tap_loop()
         groups = tile.groups(printer, (0, *range(2, len(shape))), (1,))
         if found.group > 1:
@@ -160,15 +162,35 @@ class _Writer:
             mask = tile.masks(printer)[1]
             limit = f"(columns < (tl.program_id(2) + 1) * {found.outputs})[None, :]"
             groups[1] = Group((1,), "columns[None, :]", limit if mask else None)
-        epilogue = [
+        epilogue = [  # the columns of a group are known behind the loop only
             *self.element.settled(printer, found.weight, shape, groups),
-            *print_epilogue(printer, self.region, found.anchor.output, shape, groups),
-        ]
+            *print_epilogue(
+                printer, self.region, found.anchor.output, shape, groups,
+                early if found.group == 1 else None,
+            ),
+        ]  # fmt: skip
         lines += tile.finish(printer, epilogue, "tl.program_id(2)")
         workspace, counters = tile.workspace(printer, found.group)
         return printer.kernel(
             lines, (tile.tiles, tile.split, found.group), warps=int(self.config["warps"]),
             stages=int(self.config["stages"]), workspace_bytes=workspace, counters=counters,
+            early=early,
+        )  # fmt: skip
+
+    def _prefetch(self, few: bool) -> list[str]:
+        """Return the statements that ask for this block's weights."""
+        if few or not self.config.get("ahead"):
+            return []
+        found = self.found
+        blocks = int(np.prod(found.window.kernel)) * -(-found.channels // self.k)
+        first, _ = self.tile.steps(blocks)
+        column = "column" if found.group == 1 else f"tl.program_id(2) * {found.outputs} + column"
+        total = found.group * found.outputs
+        return prefetch_columns(
+            self.weights, column, f"({first}) * {self.k}",
+            columns=(int(self.config["n"]), total), depth=self.weight_depth,
+            span=-(-blocks // self.tile.split) * self.k,
+            itemsize=self.element.multiplied.itemsize, threads=32 * int(self.config["warps"]),
         )  # fmt: skip
 
     # -- rows ------------------------------------------------------------------------------------
@@ -200,7 +222,7 @@ class _Writer:
         if self.found.group > 1:
             channel = printer.dim(source.strides[1])
             terms.append(f"tl.program_id(2) * {self.found.channels} * {channel}")
-        weights = self._packed_weights()
+        self.weights = self._packed_weights()
         depth = self.weight_depth
         start = (
             f"(tl.program_id(2) * {self.found.outputs} + columns)"
@@ -209,7 +231,7 @@ class _Writer:
         )
         return [
             f"x_rows = {source.pointer} + {' + '.join(terms)}",
-            f"w_columns = {weights} + {start} * {depth}",
+            f"w_columns = {self.weights} + {start} * {depth}",
         ]
 
     def _packed_weights(self) -> str:
