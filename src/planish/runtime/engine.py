@@ -9,16 +9,17 @@ from __future__ import annotations
 import difflib
 import functools
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from planish.engine.compatibility import check_machine
-from planish.engine.parts import EngineParts
+from planish.engine.parts import DeviceCode, EngineParts
 from planish.engine.reader import IN_MEMORY, read_engine
 from planish.engine.writer import engine_bytes, write_engine
 from planish.errors import CompatibilityError, InputError, PlanError
@@ -27,7 +28,7 @@ from planish.ir.shape import evaluate
 from planish.plan.plan import MemoryReport, Plan, TensorInfo
 from planish.report import BuildReport
 from planish.runtime.cpu import usable_features
-from planish.runtime.executors import Context, executor_of
+from planish.runtime.executors import Context, PlanExecutor, executor_of
 from planish.runtime.profiler import Profile, summarize
 from planish.runtime.shapes import BoundShapes, ShapeResolver
 
@@ -40,7 +41,10 @@ _MAX_SHAPES = 256  # sets of input shapes remembered
 
 
 class Engine:
-    """A model made ready to run on this machine.
+    """A model made ready to run.
+
+    One for a GPU may be made, looked at and saved on a machine without one: whether it can run
+    here is found out by `prepare`, or by the first run.
 
     Parameters
     ----------
@@ -52,7 +56,7 @@ class Engine:
     Raises
     ------
     CompatibilityError
-        When this machine cannot run the engine's code.
+        When this machine cannot run the engine's code for CPUs.
     """
 
     def __init__(self, parts: EngineParts, *, threads: int | None = None) -> None:
@@ -62,7 +66,10 @@ class Engine:
         plan = parts.plan
         self._parts = parts
         self._threads = min(threads or built_for, 1024)
-        self._executor = executor_of(parts, self._threads)
+        self._lock = threading.Lock()
+        self._made_executor: PlanExecutor | None = None
+        if not isinstance(parts.kernels, DeviceCode):
+            self.prepare()
         self._resolver = ShapeResolver(plan)
         self._bound: dict[tuple[tuple[int, ...], ...], BoundShapes] = {}
         self._idle: deque[Context] = deque(maxlen=_MAX_IDLE)
@@ -129,6 +136,18 @@ class Engine:
         return engine_bytes(self._parts)
 
     # -- running ---------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make sure that this machine can run the engine; raise CompatibilityError if not."""
+        with self._lock:
+            if self._made_executor is None:
+                self._made_executor = executor_of(self._parts, self._threads)
+
+    @property
+    def _executor(self) -> PlanExecutor:
+        if self._made_executor is None:
+            self.prepare()
+        return cast(PlanExecutor, self._made_executor)
 
     def run(
         self,
@@ -480,4 +499,6 @@ def load(
                 "again from its model",
             )
         parts = rebuild(parts)
-    return Engine(parts, threads=threads)
+    engine = Engine(parts, threads=threads)
+    engine.prepare()
+    return engine

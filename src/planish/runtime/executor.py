@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from planish.errors import PlanError
-from planish.ir.dtypes import dtype_by_name
 from planish.ir.shape import evaluate
-from planish.plan.plan import Binding, HaloFill, Operand, Plan, Step
+from planish.plan.plan import Binding, HaloFill, Plan, Step
 from planish.runtime.context import ExecutionContext
 from planish.runtime.external import ExternalRequest, Runner, factory_of
 from planish.runtime.memory import resident
 from planish.runtime.native import NativeObject, pool_address
 from planish.runtime.shapes import BoundShapes
+from planish.runtime.spans import Span, span_of
 
 Array = np.ndarray[Any, Any]
 
@@ -329,7 +329,7 @@ class _Spaces:
         self._inputs, self._outputs = inputs, outputs
         self._arena, self._weights = arena, weights
 
-    def view(self, binding: Binding, span: _Span) -> Array | None:
+    def view(self, binding: Binding, span: Span) -> Array | None:
         """Return an operand as an array over its memory; None where that is still to be made."""
         if span.dtype.hasobject:  # objects have no bytes: they pass as whole inputs and outputs
             return self._inputs[binding.index] if binding.space == "input" else None
@@ -368,26 +368,6 @@ class _Spaces:
         return None if array is None else array.reshape(-1).view(np.uint8)
 
 
-@dataclass(frozen=True)
-class _Span:
-    """Extents, type, offset and strides (in bytes) of an operand, without symbols."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    offset: int
-    strides: tuple[int, ...]
-
-
-def _span(binding: Binding, operand: Operand, symbols: BoundShapes) -> _Span | None:
-    """Return where an operand lies; None when its extents are not known."""
-    shape, strides = symbols.sizes(operand.shape), symbols.sizes(operand.strides)
-    offset = symbols.sizes((binding.offset,))
-    dtype = dtype_by_name(operand.dtype)
-    if shape is None or strides is None or offset is None:
-        return None
-    return _Span(shape, dtype.numpy, offset[0], tuple(n * dtype.itemsize for n in strides))
-
-
 class _Placed:
     """An external step's operands and halos for one context and set of shapes.
 
@@ -402,9 +382,9 @@ class _Placed:
     def __init__(self, step: Step, spaces: _Spaces, symbols: BoundShapes) -> None:
         self.halo = [part for fill in step.fills for part in _halo_parts(fill, spaces, symbols)]
         self._views: list[Array | None] = []
-        self._callers: list[tuple[int, Binding, _Span]] = []
+        self._callers: list[tuple[int, Binding, Span]] = []
         for binding, operand in zip(step.bindings, step.operands, strict=False):
-            span = _span(binding, operand, symbols)
+            span = span_of(binding, operand, symbols)
             outside = binding.space in ("input", "output")
             if span is not None and outside:
                 self._callers.append((len(self._views), binding, span))

@@ -9,6 +9,7 @@ from planish.backends.cuda.codegen.compile import ENTRY, compile_kernels
 from planish.backends.cuda.codegen.expressions import supported
 from planish.backends.cuda.device import architecture_of, detect
 from planish.backends.cuda.tactics import discover
+from planish.backends.reference.tactic import ReferenceTactic, RefuseTactic
 from planish.engine.parts import DeviceCode, DeviceKernel
 from planish.errors import CompileError
 from planish.ir.graph import Node
@@ -25,8 +26,8 @@ class CudaBackend:
         return detect(name)
 
     def tactics(self) -> list[Tactic]:
-        """Return the generated kernels."""
-        return discover()
+        """Return the generated kernels, and the numpy reference, which runs on the host."""
+        return [*discover(), RefuseTactic(), ReferenceTactic()]
 
     def prints(self, node: Node) -> bool:
         """Return whether `node` has a Triton form."""
