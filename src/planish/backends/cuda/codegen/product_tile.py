@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planish.backends.cuda.codegen.printer import Group, Printer, indent
-from planish.ir.dtypes import F32, DType
+from planish.ir.dtypes import F32, I8, DType
 from planish.ir.graph import Value
 from planish.ir.shape import Dim, Shape, ceildiv
 from planish.tactics.tactic import Config, Region
@@ -138,8 +138,8 @@ def masked_load(name: str, pointer: str, masks: Sequence[str], other: str = "0")
 
 def print_dot(dtype: DType) -> str:
     """Return the statement that adds the product of tiles ``a`` and ``b`` to ``total``."""
-    precision = ', input_precision="ieee"' if dtype is F32 else ""
-    return f"total = tl.dot(a, b, total{precision})"
+    how = {F32: ', input_precision="ieee"', I8: ", out_dtype=tl.int32"}.get(dtype, "")
+    return f"total = tl.dot(a, b, total{how})"
 
 
 def print_epilogue(
