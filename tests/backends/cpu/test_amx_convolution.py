@@ -30,7 +30,7 @@ from tests.backends.cpu.convolution_cases import Convolution, region_of_case
 from tests.backends.cpu.kernel_harness import Buffer, Case, Library, prepare
 from tests.backends.cpu.test_matmul import Product, region_of_product
 
-EMULATION = (Path(__file__).parent / "amx_emulation.h").read_text()
+FOLDER = Path(__file__).parent
 HERE = detect()
 WIDE = frozenset(("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq",
                   "avx512_bf16"))  # fmt: skip
@@ -38,7 +38,10 @@ AMX = WIDE | {"amx_tile", "amx_bf16"}
 TARGET = Target("cpu", AMX, threads=2, l1=48 << 10, l2=2 << 20)
 SMALL = Target("cpu", AMX, threads=1, l1=8 << 10, l2=32 << 10)  # long K everywhere
 
-emulated = pytest.mark.skipif(not HERE.has(*WIDE), reason="the epilogues need AVX-512 with bf16")
+# what emulated kernels are compiled for: their vectors are emulated, too, where there is no AVX-512
+EMULATION = "".join((FOLDER / name).read_text() for name in ("amx_emulation.h", "wide_emulation.h"))
+EMULATED = AMX if HERE.has(*WIDE) else HERE.features
+emulated = pytest.mark.skipif(not HERE.has("avx2", "fma"), reason="the CPU has no AVX2")
 real = pytest.mark.skipif(not HERE.has(*AMX), reason="the CPU has no AMX")
 
 CONVOLUTIONS = [
@@ -189,14 +192,14 @@ def compare(cases: Sequence[Case], features: frozenset[str], preamble: str) -> N
 
 @emulated
 def test_first_configurations_match_the_reference_in_emulation() -> None:
-    compare(cases_of([TARGET, SMALL], 2), AMX, EMULATION)
+    compare(cases_of([TARGET, SMALL], 2), EMULATED, EMULATION)
 
 
 @emulated
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(4))
 def test_every_blocking_matches_the_reference_in_emulation(part: int) -> None:
-    compare(cases_of([TARGET, SMALL], 99, BLOCKINGS)[part::4], AMX, EMULATION)
+    compare(cases_of([TARGET, SMALL], 99, BLOCKINGS)[part::4], EMULATED, EMULATION)
 
 
 @real
@@ -231,7 +234,7 @@ def test_nothing_but_the_operand_reaches_a_result() -> None:
         buffers[0].view[...] = kept
 
     cases = [sliced_case(AmxBlocking(2, 2, flat=flat)) for flat in (False, True)]
-    library = Library([case.kernel for case in cases], AMX, EMULATION)
+    library = Library([case.kernel for case in cases], EMULATED, EMULATION)
     for index, case in enumerate(cases):
         got = run(library, index, case, poison)[0]
         assert mismatch(got, case.expected[0], tolerance_of(BF16)) is None, case.label
@@ -249,7 +252,7 @@ def test_emulation_counts_what_the_hardware_would_refuse() -> None:
         case.kernel.source.replace("(int)rows, 40)", "(int)rows, 44)"), case.kernel.items,
         case.kernel.packed, case.kernel.scratch_bytes,
     )  # fmt: skip
-    library = Library([broken, narrow, case.kernel], AMX, EMULATION)
+    library = Library([broken, narrow, case.kernel], EMULATED, EMULATION)
     for index in (0, 1):
         with pytest.raises(AssertionError, match="invalid tile operations"):
             run(library, index, case)

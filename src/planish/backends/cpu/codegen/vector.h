@@ -9,6 +9,7 @@
 #define PLANISH_VECTOR_H
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define PLANISH_WIDE 1
 typedef __m512 planish_v16;
 #define PLANISH_MASK16(n) ((__mmask16)((1u << (n)) - 1u))
 
@@ -287,7 +288,7 @@ PLANISH_INLINE float planish_v8_sum(planish_v8 x) {
         return V##_fma(half, V##_tanh(V##_set1(0.7978845608f) * cubic), half);                     \
     }
 
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#if defined(PLANISH_WIDE)
 PLANISH_VECTOR_FUNCTIONS(planish_v16)
 #endif
 #if defined(__AVX2__) && defined(__FMA__)
