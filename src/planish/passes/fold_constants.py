@@ -11,6 +11,7 @@ from planish.ir.graph import Graph, Node, Value
 from planish.ir.shape import static_shape
 from planish.ops.interpreter import run_node
 from planish.ops.op import OPS
+from planish.passes.compressed import may_be_compressed
 from planish.passes.graph_pass import GraphPass
 from planish.passes.quantized import keeps_weight
 
@@ -18,12 +19,17 @@ GROWTH = 8  # a folded result may be this many times larger than what it was com
 FREE = 1 << 20  # or this many bytes, whichever is more
 
 
+def may_be_weights(node: Node) -> bool:
+    """Whether a DequantizeLinear of constants may stay one up to the kernels."""
+    return keeps_weight(node) or may_be_compressed(node)
+
+
 class FoldConstants(GraphPass):
     """Runs the operator's reference on constant operands, in execution order.
 
     Results that would blow the model up (Expand, Tile, ConstantOfShape of something large) stay
     computations, and so do random generators and nodes with subgraphs. A DequantizeLinear whose
-    constant may become the weights of a quantized product is kept.
+    constant may become the weights of a quantized product, or compressed weights, is kept.
 
     Parameters
     ----------
@@ -33,7 +39,7 @@ class FoldConstants(GraphPass):
 
     name = "fold_constants"
 
-    def __init__(self, keeps: Callable[[Node], bool] = keeps_weight) -> None:
+    def __init__(self, keeps: Callable[[Node], bool] = may_be_weights) -> None:
         super().__init__()
         self.keeps = keeps
 

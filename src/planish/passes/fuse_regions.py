@@ -24,6 +24,7 @@ from planish.ir.graph import Graph, Node, Value
 from planish.ir.shape import Shape
 from planish.ir.source import merge_sources
 from planish.ops.op import OPS
+from planish.passes.compressed import is_compressed_product
 from planish.passes.graph_pass import GraphPass
 from planish.passes.quantized import is_quantized_product, widening_of
 
@@ -146,6 +147,8 @@ class _Grouping:
         for group in anchored:
             if is_quantized_product(group.anchor):
                 self._absorb(group, group.anchor.inputs[:2])
+            elif is_compressed_product(group.anchor):
+                self._decode(group, group.anchor.inputs[1])
             elif group.kind in DEQUANTIZING:
                 self._absorb(group, group.anchor.inputs[:1])
         for group in anchored:
@@ -196,6 +199,14 @@ class _Grouping:
                 continue
             group.members.append(node)
             self._group[node] = group
+
+    def _decode(self, group: _Group, weights: Value | None) -> None:
+        """Let `group` decode its weights itself, if nobody else reads them as floats."""
+        node = None if weights is None else weights.producer
+        if node is None or node.graph is not self._graph or len(node.output.users) != 1:
+            return
+        group.members.append(node)
+        self._group[node] = group
 
     def _is_readers_own(self, node: Node) -> bool:
         """Whether `node` widens a stored tensor, which its reader's region will do.

@@ -26,10 +26,11 @@ from planish.ir.graph import Graph, Node, Value
 from planish.ir.rewrite import remove_dead
 from planish.ir.source import Source
 from planish.ops.op import op_of
+from planish.passes.compressed import is_compressed_product
 from planish.passes.fuse_regions import integer_regions
 from planish.passes.graph_pass import GraphPass
 from planish.passes.overrides import wanted_precision
-from planish.passes.quantized import QUANTIZE, widening_of
+from planish.passes.quantized import QUANTIZE, dequantize_of, widening_of
 
 HALVES = {"bf16": BF16, "fp16": F16}
 PRODUCTS = frozenset(
@@ -261,6 +262,8 @@ class _Lowering:
             node.replace_input(index, own)
 
     def _lower(self, node: Node) -> None:
+        if is_compressed_product(node):
+            self._lower_compressed(node)
         kept = FLOAT_SLOTS.get(node.op, ())
         for index, value in enumerate(node.inputs):
             if value is None:
@@ -273,6 +276,17 @@ class _Lowering:
         for output in node.outputs:
             if output.dtype is F32:
                 self._retype(node, output)
+
+    def _lower_compressed(self, node: Node) -> None:
+        """Let the weights of few bits that `node` multiplies by become 16-bit floats."""
+        old = dequantize_of(node.inputs[1])
+        if old is None:
+            return
+        result = self.graph.new_value(self.dtype, old.output.shape, old.output.name)
+        attributes = {**old.attributes, "output_dtype": self.dtype.onnx}
+        self.graph.insert_before(node, Node(old.op, old.inputs, [result], attributes, old.source))
+        node.replace_input(1, result)
+        remove_dead(old, self.graph)
 
     def _lowered(self, value: Value, node: Node) -> Value:
         if value.is_constant:

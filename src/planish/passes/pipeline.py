@@ -118,7 +118,7 @@ def lowering(
     has_halves = not HALVES.keys().isdisjoint((floats[0], *floats[1].values()))
     halos = config.device == "cpu"  # GPU kernels mask what lies outside of their operands
     return [
-        SettleQuantized(),
+        SettleQuantized(_decodes(config)),
         *([LowerPrecision(*floats, prints)] if has_halves else []),
         FuseSiblings(),
         RaisePads(),
@@ -126,6 +126,12 @@ def lowering(
         AssignLayouts(halos),
         AssignStorage(halos),
     ]
+
+
+def _decodes(config: BuildConfig) -> bool:
+    """Whether kernels that decode compressed weights may be used."""
+    sources = config.tactic_sources
+    return config.device == "cpu" and (sources is None or "compressed_matmul" in sources)
 
 
 def simplify() -> GraphPass:

@@ -5,7 +5,7 @@
 - Where a reader wants floats from memory, what computes the tensor dequantizes it right behind
   QuantizeLinear, in front of views.
 - A DequantizeLinear of a constant is computed now, unless it makes the weights of a quantized
-  product, which stay integers.
+  product, which stay integers, or weights of few bits that kernels decode (compressed.py).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from planish.ir.graph import Graph, Node, Value
 from planish.ir.rewrite import private_producer, producer_in, remove_dead, sole_reader
 from planish.passes.building import emit
+from planish.passes.compressed import is_compressed_product, keeps_compressed
 from planish.passes.fold_constants import FoldConstants
 from planish.passes.fuse_regions import takes_narrow
 from planish.passes.graph_pass import GraphPass
@@ -27,32 +28,51 @@ from planish.passes.quantized import (
 
 
 class SettleQuantized(GraphPass):
-    """Gives every reader its own DequantizeLinear, and folds what stays no weight."""
+    """Gives every reader its own DequantizeLinear, and folds what stays no weight.
+
+    Parameters
+    ----------
+    decodes : bool
+        Whether the device has kernels that decode compressed weights.
+    """
 
     name = "settle_quantized"
+
+    def __init__(self, decodes: bool = True) -> None:
+        super().__init__()
+        self.decodes = decodes
 
     def run(self, graph: Graph) -> bool:
         """Copy, then fold: weights may have a reader that multiplies floats."""
         modified = False
         for node in graph:
-            if node.op == DEQUANTIZE and not _is_folded(node):
+            if node.op == DEQUANTIZE and not self._is_folded(node):
                 modified |= self._spread(node, graph)
         for node in graph:
             if node.op == DEQUANTIZE:
                 modified |= self._raise(node, graph)
-        fold = FoldConstants(keeps=lambda node: not _is_folded(node))
+        fold = FoldConstants(keeps=lambda node: not self._is_folded(node))
         return fold.run(graph) or modified
 
     def _spread(self, node: Node, graph: Graph) -> bool:
         """Give each reader that dequantizes itself a copy of `node`; the others share it."""
         value = node.output
-        own = [use for use in value.uses if use[0].graph is graph and takes_narrow(*use)]
+        own = [use for use in value.uses if use[0].graph is graph and self._takes_narrow(*use)]
         if len(own) == len(value.uses) and not graph.is_output(value):
             own = own[1:]
         for reader, index in own:
             reader.replace_input(index, _copy(node, graph))
             self.count("dequantized for each reader")
         return bool(own)
+
+    def _takes_narrow(self, node: Node, index: int) -> bool:
+        decodes = self.decodes and index == 1 and is_compressed_product(node)
+        return decodes or takes_narrow(node, index)
+
+    def _is_folded(self, node: Node) -> bool:
+        if not is_constant_dequantize(node) or is_kept_weight(node):
+            return False
+        return not (self.decodes and keeps_compressed(node))
 
     def _raise(self, node: Node, graph: Graph) -> bool:
         """Move `node` in front of the views between it and its QuantizeLinear."""
@@ -82,10 +102,6 @@ def _views_before(node: Node, graph: Graph) -> tuple[list[Node], Value]:
         views.insert(0, view)
         value = view.present_inputs[0]
     return views, value
-
-
-def _is_folded(node: Node) -> bool:
-    return is_constant_dequantize(node) and not is_kept_weight(node)
 
 
 def _copy(node: Node, graph: Graph) -> Value:
