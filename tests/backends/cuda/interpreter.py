@@ -14,6 +14,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,14 +59,15 @@ def interpret(
     cases : sequence
         A kernel, its region, the inputs, and the extents of symbols.
     timeout : float
-        Seconds for all of them.
+        Seconds for all of them; those not begun by then have an error.
     """
     prepared = [_prepare(*case) for case in cases]
+    deadline = time.time() + timeout
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     process = subprocess.run(
         [sys.executable, "-m", "tests.backends.cuda.interpreter"],
-        input=pickle.dumps([launch for launch, _ in prepared]), stdout=subprocess.PIPE,
-        env=environment, timeout=timeout, check=True, cwd=Path(__file__).parents[3],
+        input=pickle.dumps((deadline, [launch for launch, _ in prepared])), stdout=subprocess.PIPE,
+        env=environment, timeout=2 * timeout, check=True, cwd=Path(__file__).parents[3],
     )  # fmt: skip
     answers = pickle.loads(process.stdout)
     found: list[list[Array] | str] = []
@@ -112,11 +114,14 @@ def _bytes(array: Array) -> Array:
 
 
 def _main() -> None:
-    launches: list[Launch] = pickle.loads(sys.stdin.buffer.read())
+    deadline, launches = pickle.loads(sys.stdin.buffer.read())
     answers, sys.stdout = sys.stdout.buffer, sys.stderr  # type: ignore[assignment]
     _teach_interpreter()
     with tempfile.TemporaryDirectory() as folder:
-        found = [_answer(launch, Path(folder), index) for index, launch in enumerate(launches)]
+        found = [
+            _answer(launch, Path(folder), index) if time.time() < deadline else "time was up"
+            for index, launch in enumerate(launches)
+        ]
     answers.write(pickle.dumps(found))
 
 
