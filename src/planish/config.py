@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 from planish.errors import ConfigError
 
 if TYPE_CHECKING:
+    from planish.quantize.budget import Budget
     from planish.quantize.calibrators import Calibrator
 
 DEVICES = ("cpu", "cuda")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "best")
-LAYER_PRECISIONS = ("fp32", "bf16", "int8")
+LAYER_PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 TUNE_MODES = ("off", "cache", "measure")
 FALLBACKS = ("reference", "error")
 DEFAULT_BATCH_RANGE = (1, 1, 32)  # a symbolic batch without a profile: min, opt, max
@@ -98,9 +99,16 @@ class BuildConfig:
     calibrator : Calibrator or None
         Gives "int8" and "best" the ranges of activations: one of planish.EntropyCalibrator2,
         EntropyCalibrator, MinMaxCalibrator, LegacyCalibrator and MseCalibrator.
+    corrections : bool
+        Whether to equalize channels and to correct biases of depthwise networks on integers, where
+        that lowers the error on the calibration data.
+    accuracy : planish.Budget or None
+        What lower precision may cost: the build then tries mixes of precisions on the user's data
+        and returns the fastest within the budget. None takes what `precision` asks for as it is.
     layer_precisions : dict of str to str
-        Pattern of layer or tensor names (``*`` and ``?`` as in file names) to "fp32", "bf16" or
-        "int8": these layers may go no lower. A later pattern overrules an earlier one.
+        Pattern of layer or tensor names (``*`` and ``?`` as in file names) to "fp32", "int8", or
+        "fp16" or "bf16" (16-bit floats of the build's kind): these layers may go no lower. A later
+        pattern overrules an earlier one.
     strict : bool
         True makes a precision that was asked for but not reached an error, not a warning.
     profiles : dict of str to Profile
@@ -139,6 +147,8 @@ class BuildConfig:
     target: str | None = None
     precision: str = "fp32"
     calibrator: Calibrator | None = None
+    corrections: bool = True
+    accuracy: Budget | None = None
     layer_precisions: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
     profiles: Mapping[str, Profile] = field(default_factory=dict)
@@ -169,6 +179,7 @@ class BuildConfig:
         _at_least("threads", self.threads, 1)
         _at_least("workspace_limit", self.workspace_limit, 0)
         _check_calibrator(self.calibrator)
+        _check_accuracy(self.accuracy, self.precision)
         for pattern, precision in dict(self.layer_precisions).items():
             _one_of(f"layer_precisions[{pattern!r}]", precision, LAYER_PRECISIONS)
         for name, profile in dict(self.profiles).items():
@@ -205,6 +216,23 @@ def _check_calibrator(calibrator: object) -> None:
         where="BuildConfig.calibrator",
         fix="write planish.EntropyCalibrator2(batches): an instance, with your data in it",
     )
+
+
+def _check_accuracy(accuracy: object, precision: str) -> None:
+    if accuracy is None:
+        return
+    if not hasattr(accuracy, "max_drop") or inspect.isclass(accuracy):
+        raise ConfigError(
+            f"accuracy is {accuracy!r:.60}, expected a planish.Budget",
+            where="BuildConfig.accuracy",
+            fix="write planish.Budget(batches, labels=labels, max_drop=0.5)",
+        )
+    if precision == "fp32":
+        raise ConfigError(
+            "an accuracy budget needs a precision that it may be spent on",
+            where="BuildConfig.precision = 'fp32'",
+            fix='give precision="best", which takes integers and 16-bit floats where they are fast',
+        )
 
 
 def _is_number(value: object) -> bool:

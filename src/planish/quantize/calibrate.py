@@ -26,6 +26,7 @@ from planish.quantize.data import BatchAxis, Inputs, batch_axis, named, pieces
 from planish.quantize.histogram import FineHistogram
 from planish.quantize.insert_qdq import UNSIGNED_LEVELS
 from planish.quantize.non_negative import is_non_negative
+from planish.quantize.samples import Samples
 from planish.quantize.scheme import LEVELS, Ranges, TensorRange, tensor_name
 from planish.runtime.engine import Engine
 
@@ -54,7 +55,11 @@ class Workbench(Protocol):
 
 
 def calibrate(
-    graph: Graph, values: Sequence[Value], calibrator: Calibrator, bench: Workbench
+    graph: Graph,
+    values: Sequence[Value],
+    calibrator: Calibrator,
+    bench: Workbench,
+    samples: Samples | None = None,
 ) -> Ranges:
     """Return the ranges of `values`, from the calibrator's cache or else from its data.
 
@@ -67,6 +72,8 @@ def calibrate(
     calibrator : Calibrator
         Its `ranges` are set, also when an interruption ends the run.
     bench : Workbench
+    samples : Samples, optional
+        Offered what is read of the data.
 
     Raises
     ------
@@ -89,6 +96,7 @@ def calibrate(
             "existing cache: cache=...",
         )
     run = _Run(graph, values, calibrator, bench)
+    run.samples = samples
     try:
         run.collect()
     except KeyboardInterrupt:  # what was collected is kept
@@ -134,6 +142,7 @@ class _Run:
             for value, name in zip(graph.inputs, graph.input_names, strict=True)
             if tensor_name(value) in self.names
         }
+        self.samples: Samples | None = None
         self._buffers: dict[str, Array] = {}
         self._sizes: dict[str, tuple[int, ...]] = {}
         known = set(self.engine.ranges)
@@ -209,6 +218,8 @@ class _Run:
         for piece in pieces(named(batch, self.engine.inputs, where), self.axis, where):
             if self.stopped:
                 break
+            if self.samples is not None:
+                self.samples.offer(piece, self.axis)
             list(pool.map(self._count, *zip(*self._tensors(piece, where).items(), strict=True)))
             self.stopped = self.bench.stop()
         for name, fine in self.histograms.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from planish.config import BuildConfig
 from planish.errors import ConfigError
@@ -14,9 +14,17 @@ from planish.passes.overrides import check_overrides
 from planish.passes.quantized import DEQUANTIZE, QUANTIZE
 from planish.quantize.calibrate import Workbench, calibrate
 from planish.quantize.calibrators import MinMaxCalibrator
+from planish.quantize.corrections import (
+    Quantization,
+    find_corrections,
+    needs_corrections,
+    quantize_corrected,
+)
+from planish.quantize.corrections_file import read_corrections, write_corrections
 from planish.quantize.half_range import kept_in_float32, measured_values
-from planish.quantize.insert_qdq import QuantizationSummary, quantizable_values, quantize_graph
-from planish.quantize.scheme import Ranges, tensor_name
+from planish.quantize.insert_qdq import QuantizationSummary, quantizable_values
+from planish.quantize.samples import Samples
+from planish.quantize.scheme import Corrections, Ranges, tensor_name
 from planish.tactics.target import Target
 
 INTEGERS = ("int8", "best")
@@ -41,7 +49,8 @@ class PrecisionRequest:
     notes : list of str
         What the user has to be told.
     ranges : Ranges or None
-        What calibration found; None without a calibrator.
+        What calibration found, or found before: then it is not run again. None without a
+        calibrator.
     summary : QuantizationSummary or None
         What was quantized; None when nothing was asked to be.
     """
@@ -71,17 +80,13 @@ class PrecisionRequest:
                 where="BuildConfig.layer_precisions",
                 fix='ask for precision="int8" or "best", which need a calibrator',
             )
-        if target.device == "cuda" and config.precision in HALVES:
-            return PrecisionRequest(config, "fp16", dict(config.layer_precisions))
-        fast = target.has("avx512_bf16") or target.has("amx_bf16")
-        lowers = config.precision == "bf16" or (config.precision in HALVES and fast)
-        floats = "bf16" if lowers else "fp32"
+        floats = floats_of(config.precision, target)
         request = PrecisionRequest(config, floats, dict(config.layer_precisions))
-        if config.precision == "fp16" and fast:
+        if config.precision == "fp16" and floats == "bf16":
             request.notes.append(
                 "fp16 runs as bfloat16 on this CPU: products of bfloat16 are summed in float32"
             )
-        elif config.precision == "fp16":
+        elif config.precision == "fp16" and floats == "fp32":
             request.unmet(
                 "fp16 was asked for, but this CPU has no fast 16-bit floats (AVX512-BF16 or "
                 "AMX-BF16): every layer runs in float32"
@@ -123,18 +128,46 @@ class PrecisionRequest:
             self.unmet("no layer can run on integers: none has constant weights, or all are "
                        "kept in floating point")  # fmt: skip
             return changed
-        self.ranges = calibrate(graph, values, calibrator, bench)
+        samples = Samples()
+        if self.ranges is None:
+            self.ranges = calibrate(graph, values, calibrator, bench, samples)
         self.notes += self.ranges.notes
         lacking = [tensor_name(v) for v in values if tensor_name(v) not in self.ranges]
         if lacking and self.config.strict:
             self.unmet(f"no range is known of {', '.join(lacking)}, so that their layers would "
                        "stay in floating point")  # fmt: skip
         signed = self.config.device == "cuda"
-        self.summary = quantize_graph(graph, self.ranges.thresholds, overrides, prints, signed)
+        quantization = Quantization(self.ranges.thresholds, overrides, prints, signed)
+        corrections = self._corrections(graph, quantization, samples, bench)
+        self.summary = quantize_corrected(graph, quantization, corrections)
         self.notes += self.summary.notes
         if not self.summary.layers:
             self.unmet("int8 was asked for, but no layer runs on integers")
         return True
+
+    def _corrections(
+        self, graph: Graph, quantization: Quantization, samples: Samples, bench: Workbench
+    ) -> Corrections:
+        """Return what lowers the error of a depthwise network, where there are data to see it."""
+        calibrator, ranges = self.config.calibrator, self.ranges
+        if not self.config.corrections or calibrator is None or ranges is None:
+            return Corrections()
+        if not needs_corrections(quantization.selection(graph)):
+            return Corrections()
+        found, cache = ranges.corrections, calibrator.cache
+        if found is None and cache is not None:
+            found = read_corrections(cache)
+        if found is None and calibrator.has_data:
+            found = find_corrections(graph, quantization, calibrator, samples, bench)
+            if cache is not None and cache.is_file():
+                write_corrections(cache, found)
+        elif found is None:
+            found = Corrections(
+                notes=("a calibration cache alone has no data to correct a depthwise network by",)
+            )
+        self.ranges = calibrator.ranges = replace(ranges, corrections=found)
+        self.notes += found.notes
+        return found
 
     def _keep_wide_layers(self, graph: Graph, bench: Workbench) -> None:
         """Keep layers in float32 whose numbers float16 does not hold."""
@@ -174,6 +207,21 @@ class PrecisionRequest:
         self._warned = True
         self.notes.append(reason)
         warnings.warn(reason, PrecisionWarning, stacklevel=4)
+
+
+def floats_of(precision: str, target: Target) -> str:
+    """Return what layers in floating point run in on `target`: "fp32", "bf16" or "fp16"."""
+    if target.device == "cuda" and precision in HALVES:
+        return "fp16"
+    fast = target.has("avx512_bf16") or target.has("amx_bf16")
+    return "bf16" if precision == "bf16" or (precision in HALVES and fast) else "fp32"
+
+
+def levels_of(precision: str, target: Target) -> tuple[str, ...]:
+    """Return what layers may run in when `precision` is asked for, the lowest first."""
+    integers = ("int8",) if precision in INTEGERS else ()
+    half = floats_of(precision, target)
+    return (*integers, *((half,) if half != "fp32" else ()), "fp32")
 
 
 def _no_scales() -> ConfigError:

@@ -11,12 +11,15 @@ import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from planish.ir.graph import Value
 from planish.quantize.files import write_bytes
 from planish.quantize.histogram import BINS, Histogram
+
+Array = np.ndarray[Any, Any]
 
 LEVELS = 127  # the largest quantized magnitude
 
@@ -53,6 +56,25 @@ class TensorRange:
 
 
 @dataclass(frozen=True)
+class Corrections:
+    """What is done to a model besides quantizing it, so that it loses less.
+
+    Attributes
+    ----------
+    gains : dict of str to float64[channels]
+        What the channels of a tensor are multiplied by, by its name (see equalize.py).
+    shifts : dict of str to float32[channels, 1, ...]
+        What is added to the sums of a layer, by the name of its result (see bias_correction.py).
+    notes : tuple of str
+        Lines for the report.
+    """
+
+    gains: Mapping[str, Array] = field(default_factory=dict)
+    shifts: Mapping[str, Array] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Ranges(Mapping[str, TensorRange]):
     """The result of a calibration: tensor name to `TensorRange`.
 
@@ -69,6 +91,8 @@ class Ranges(Mapping[str, TensorRange]):
         What the user has to be told.
     infinite : tuple of str
         Tensors that held infinities.
+    corrections : Corrections or None
+        What was found to lower the error on the data; None when it was not looked for.
     """
 
     tensors: Mapping[str, TensorRange]
@@ -76,6 +100,7 @@ class Ranges(Mapping[str, TensorRange]):
     batches: int = 0
     notes: tuple[str, ...] = ()
     infinite: tuple[str, ...] = ()
+    corrections: Corrections | None = None
 
     def __getitem__(self, name: str) -> TensorRange:
         return self.tensors[name]
