@@ -62,7 +62,7 @@ def compile_kernels(
     fresh = {key: job for key, job in zip(keys, jobs, strict=True) if _cached(key) is None}
     deadline = time.monotonic() + (timeout or 3600.0)
     if fresh:
-        count = max(1, min(len(fresh), os.cpu_count() or 1))
+        count = min(len(fresh), len(os.sched_getaffinity(0)))
         idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         workers = [_Worker() for _ in range(count)]
         for worker in workers:
