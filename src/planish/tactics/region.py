@@ -19,6 +19,7 @@ from planish.ir.layout import Layout
 from planish.ir.shape import Dim, Shape, symbols_of
 from planish.ir.source import Source
 from planish.ops.content import contents
+from planish.passes.fuse_regions import QUANTIZATION
 from planish.passes.native_loops import is_native_loop, loop_symbol
 from planish.tactics.tactic import Operand, Region, layout_of
 from planish.tactics.target import Target
@@ -138,8 +139,8 @@ def region_key(region: Region, target: Target) -> str:
     """Return the identity of a tuning problem: equal keys, equal best configuration.
 
     It is made of declared fields only: the body's operators, attributes, dtypes and shapes, the
-    shapes (not the contents) of constants except those that generated code holds as literals, the
-    operands' strides and halos, the symbols' ranges, and the target.
+    shapes (not the contents) of constants except those that generated code holds as literals and
+    that are no scales, the operands' strides and halos, the symbols' ranges, and the target.
     """
     lines = [
         f"{target.device} {' '.join(sorted(target.features))}",
@@ -160,7 +161,13 @@ def body_lines(body: Graph) -> list[str]:
         labels[value] = f"i{index}"
     lines = [f"{labels[value]}: {_type_text(value)}" for value in body.inputs]
     for node in body:
-        arguments = ", ".join(_argument(value, labels) for value in node.inputs)
+        arguments = ", ".join(
+            # the step between two quantized numbers changes no kernel's speed
+            f"const {_type_text(value)}"
+            if node.op in QUANTIZATION and slot == 1 and value is not None and value.is_constant
+            else _argument(value, labels)
+            for slot, value in enumerate(node.inputs)
+        )
         for output in node.outputs:
             labels[output] = f"v{len(labels)}"
         results = ", ".join(f"{labels[out]}: {_type_text(out)}" for out in node.outputs)
