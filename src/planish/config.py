@@ -133,7 +133,8 @@ class BuildConfig:
     fallback : str
         "reference" runs regions without a kernel in numpy and says so; "error" refuses them.
     tactic_sources : tuple of str or None
-        Tactics to choose from, by name; None for all.
+        Tactics to choose from, by name; "default" (and None) stands for all that need no library
+        where the engine runs: ``("default", "cublaslt")`` lets cuBLASLt compete.
     progress : callable or None
         Called with `Progress` now and then.
     cancel : callable or None

@@ -130,8 +130,8 @@ def lowering(
 
 def _decodes(config: BuildConfig) -> bool:
     """Whether kernels that decode compressed weights may be used."""
-    sources = config.tactic_sources
-    return config.device == "cpu" and (sources is None or "compressed_matmul" in sources)
+    sources = ("default",) if config.tactic_sources is None else config.tactic_sources
+    return config.device == "cpu" and not {"default", "compressed_matmul"}.isdisjoint(sources)
 
 
 def simplify() -> GraphPass:

@@ -261,7 +261,8 @@ class Executor:
         request = ExternalRequest(
             parameters, tuple(constants), step.operands, step.outputs, self._threads
         )
-        return factory_of(kind)(request)
+        runner: Runner = factory_of(kind)(request)
+        return runner
 
     def _run_external(
         self,

@@ -49,18 +49,20 @@ class ExternalRequest:
     threads: int
 
 
-Factory = Callable[[ExternalRequest], Runner]
+# what a factory makes: a Runner, or for kinds on a device a `runtime.cuda.libraries.LibraryCall`
+Factory = Callable[[ExternalRequest], Any]
 
 MODULES = {
     "reference": "planish.backends.reference.runner",
     "onednn": "planish.backends.cpu.onednn.kernel",
+    "cublaslt": "planish.backends.cuda.libraries.cublaslt",
 }
 
 _factories: dict[str, Factory] = {}
-_checks: dict[str, Callable[[], None]] = {}
+_checks: dict[str, Callable[[], object]] = {}
 
 
-def register(kind: str, factory: Factory, check: Callable[[], None] | None = None) -> None:
+def register(kind: str, factory: Factory, check: Callable[[], object] | None = None) -> None:
     """Make `factory` the maker of runners for external kernels of `kind`.
 
     `check` raises CompatibilityError when something that the runners need is not installed.

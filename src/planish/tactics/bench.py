@@ -209,7 +209,7 @@ class _Layout:
             name=name, layers=region.name,
             function=None if isinstance(kernel, ExternalKernel) else name,
             external=external, bindings=(*self._inputs[key], *(b for b, _ in outputs), *packed),
-            operands=tuple(_plan_operand(o) for o in (*region.inputs, *region.outputs)),
+            operands=tuple(plan_operand(o) for o in (*region.inputs, *region.outputs)),
             outputs=len(outputs),
             items=1 if isinstance(kernel, ExternalKernel) else kernel.items,
             scratch_bytes=0 if isinstance(kernel, ExternalKernel) else kernel.scratch_bytes,
@@ -273,7 +273,8 @@ class _Layout:
         return evaluate(dim, self.bindings)
 
 
-def _plan_operand(operand: Operand) -> PlanOperand:
+def plan_operand(operand: Operand) -> PlanOperand:
+    """Return an operand as steps of a plan describe it."""
     return PlanOperand(operand.dtype.name, operand.shape, operand.strides)
 
 

@@ -34,6 +34,7 @@ from planish.tactics.timing_cache import TimingCache
 
 FALLBACK = "reference"  # the tactic that runs a region in numpy
 NOT_ASKED_FOR = "not among tactic_sources"
+DEFAULT = "default"  # in `tactic_sources`: all tactics but the optional ones
 LISTED = 10  # regions that a warning names
 
 
@@ -206,7 +207,7 @@ def _new_group(
     refusals: list[tuple[str, str]] = []
     empty = _has_no_elements(region)
     for tactic in sorted(tactics, key=lambda t: (t.rank, t.name)):
-        if config.tactic_sources is not None and tactic.name not in config.tactic_sources:
+        if not _is_asked_for(tactic, config.tactic_sources):
             refusals.append((tactic.name, NOT_ASKED_FOR))
             continue
         if empty and tactic.name != FALLBACK:
@@ -230,11 +231,18 @@ def _has_no_elements(region: Region) -> bool:
     return region.kind != "pointwise" and any(0 in value.known_shape for value in values)
 
 
+def _is_asked_for(tactic: Tactic, sources: Sequence[str] | None) -> bool:
+    """Whether `tactic_sources` has the tactic, by name or, unless it is optional, as a default."""
+    if sources is not None and tactic.name in sources:
+        return True
+    return not tactic.optional and (sources is None or DEFAULT in sources)
+
+
 def _check_sources(tactics: Sequence[Tactic], config: BuildConfig) -> None:
     """Raise ConfigError when `tactic_sources` names a tactic that does not exist."""
     known = sorted(tactic.name for tactic in tactics)
     for name in config.tactic_sources or ():
-        if name not in known:
+        if name not in (*known, DEFAULT):
             near = difflib.get_close_matches(str(name), known, n=1)
             raise ConfigError(
                 f"there is no tactic {name!r}",

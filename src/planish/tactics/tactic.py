@@ -208,11 +208,15 @@ class Tactic(ABC):
     rank : int
         Order of preference before anything is measured: the lowest rank that supports a region
         is the heuristic choice (10 specialised, 50 generic, 90 last resort).
+    optional : bool
+        Used only when `tactic_sources` names it, because an engine with it needs a library where
+        it runs.
     """
 
     name: ClassVar[str] = ""
     device: ClassVar[str] = "cpu"
     rank: ClassVar[int] = 50
+    optional: ClassVar[bool] = False
 
     @abstractmethod
     def supports(self, region: Region, target: Target) -> Support:

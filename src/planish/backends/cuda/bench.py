@@ -21,11 +21,15 @@ from planish.ir.dtypes import DType
 from planish.ir.shape import Dim, evaluate
 from planish.ops.tolerance import mismatch, tolerance_of
 from planish.runtime.cuda.driver import DeviceMemory, Event, Function, Graph, Stream, device
-from planish.tactics.bench import Measured, Trial
+from planish.runtime.cuda.libraries import DEVICE_KINDS, LibraryCall
+from planish.runtime.external import ExternalRequest, factory_of
+from planish.tactics.bench import Measured, Trial, plan_operand
 from planish.tactics.select import build_kernel
-from planish.tactics.tactic import Operand, Region, TritonKernel
+from planish.tactics.tactic import ExternalKernel, Operand, Region, TritonKernel
 
 Array = np.ndarray[Any, Any]
+DeviceKernel = TritonKernel | ExternalKernel
+Put = Callable[[Stream, Sequence[int]], None]  # of the operands and packed constants
 MOST_REPEATS = 20  # launches in one graph
 GRAPH_MICROSECONDS = 300.0  # a graph of long kernels has fewer launches
 COPIED_BYTES = 256 << 20  # of packed constants, all copies together
@@ -51,7 +55,9 @@ class CudaBench:
     def measure(self, trials: Sequence[Trial], rounds: int, timeout: float) -> list[Measured]:
         """Return a measurement of each trial; one that does not compile or run is `rejected`."""
         kernels = [self._kernel(trial) for trial in trials]
-        cubins = compile_kernels(kernels, self.arch, timeout)
+        generated = [kernel for kernel in kernels if isinstance(kernel, TritonKernel)]
+        compiled = iter(compile_kernels(generated, self.arch, timeout))
+        cubins = [next(compiled) if isinstance(k, TritonKernel) else None for k in kernels]
         members: dict[str, list[int]] = {}
         for index, trial in enumerate(trials):
             members.setdefault(trial.group.key, []).append(index)
@@ -66,10 +72,13 @@ class CudaBench:
     def measure_group(
         self,
         region: Region,
-        candidates: Sequence[tuple[TritonKernel, Cubin | CompileError]],
+        candidates: Sequence[tuple[DeviceKernel, Cubin | CompileError | None]],
         rounds: int,
     ) -> list[Measured]:
-        """Return a measurement of each of a region's kernels; results are those of the first."""
+        """Return a measurement of each of a region's kernels; results are those of the first.
+
+        A library's call has no cubin.
+        """
         operands = _Operands(region)
         wanted: list[Array] = []
         runs: list[_Run | str] = []
@@ -77,19 +86,20 @@ class CudaBench:
             if isinstance(cubin, CompileError):
                 runs.append(f"does not compile: {cubin}")
                 continue
-            function = Function(cubin.code, ENTRY, cubin.shared, cubin.warps)
-            runs.append(self._prepare(_Run(function, kernel, operands), wanted))
+            runs.append(self._prepare(_Run(kernel, cubin, operands), wanted))
         times = self._race([run for run in runs if isinstance(run, _Run)], rounds)
         return [
             Measured(0.0, run) if isinstance(run, str) else Measured(times[run], None)
             for run in runs
         ]
 
-    def _kernel(self, trial: Trial) -> TritonKernel:
+    def _kernel(self, trial: Trial) -> DeviceKernel:
         kernel = build_kernel(trial.candidate, trial.group.representative, self.target)
-        if not isinstance(kernel, TritonKernel):
-            raise CompileError("a candidate is no Triton kernel")
-        return kernel
+        if isinstance(kernel, TritonKernel):
+            return kernel
+        if isinstance(kernel, ExternalKernel) and kernel.kind in DEVICE_KINDS:
+            return kernel
+        raise CompileError("a candidate does not run on the GPU")
 
     def _prepare(self, run: _Run, wanted: list[Array]) -> _Run | str:
         """Return `run` with its graph, or how its results differ from those `wanted`.
@@ -198,8 +208,8 @@ def _samples(memory: DeviceMemory, size: int, dtype: DType) -> Array:
 class _Run:
     """One candidate ready to be launched."""
 
-    def __init__(self, function: Function, kernel: TritonKernel, operands: _Operands) -> None:
-        self.function, self.operands = function, operands
+    def __init__(self, kernel: DeviceKernel, cubin: Cubin | None, operands: _Operands) -> None:
+        self.operands = operands
         self.repeats = 0
         self._graph: Graph | None = None
         steps = [-(-max(array.nbytes, 1) // 256) * 256 for array in kernel.packed]
@@ -210,14 +220,10 @@ class _Run:
             block = np.zeros(step, np.uint8)
             block[: array.nbytes] = array.reshape(-1).view(np.uint8)
             memory.write_repeated(block)
-        self._work: list[DeviceMemory] = []
-        if kernel.workspace_bytes or kernel.counters:
-            self._work = [DeviceMemory(kernel.workspace_bytes), DeviceMemory(4 * kernel.counters)]
-            self._work[1].fill_zero()
-        sizes = operands.sizes
-        padded = (*(evaluate(dim, sizes) for dim in kernel.grid), 1, 1, 1)
-        self._grid = (padded[0], padded[1], padded[2])
-        self._numbers = [sizes[name] for name in operands.region.symbols]
+        if isinstance(kernel, TritonKernel):
+            self._put = _launcher(kernel, cubin, operands)
+        else:
+            self._put = _caller(kernel, operands)
 
     def launch(self, stream: Stream, copy: int = 0) -> None:
         """Put one launch on the stream, with the packed constants' copy of that number."""
@@ -226,8 +232,7 @@ class _Run:
             memory.address + copy % self._copies * step
             for memory, step in zip(self._packed, self._steps, strict=True)
         ]
-        pointers += [memory.address for memory in self._work]
-        self.function.launch(stream, self._grid, pointers, self._numbers)
+        self._put(stream, pointers)
 
     def record(self, stream: Stream, repeats: int) -> None:
         """Make a graph of so many launches."""
@@ -241,3 +246,38 @@ class _Run:
         """Put the graph on the stream."""
         if self._graph is not None:
             self._graph.launch(stream)
+
+
+def _launcher(kernel: TritonKernel, cubin: Cubin | None, operands: _Operands) -> Put:
+    """Return what launches a generated kernel."""
+    if cubin is None:
+        raise CompileError("a generated kernel was not compiled")
+    function = Function(cubin.code, ENTRY, cubin.shared, cubin.warps)
+    work: list[DeviceMemory] = []
+    if kernel.workspace_bytes or kernel.counters:
+        work = [DeviceMemory(kernel.workspace_bytes), DeviceMemory(4 * kernel.counters)]
+        work[1].fill_zero()
+    sizes = operands.sizes
+    padded = (*(evaluate(dim, sizes) for dim in kernel.grid), 1, 1, 1)
+    grid = (padded[0], padded[1], padded[2])
+    numbers = [sizes[name] for name in operands.region.symbols]
+
+    def put(stream: Stream, pointers: Sequence[int]) -> None:
+        addresses = [*pointers, *(memory.address for memory in work)]
+        function.launch(stream, grid, addresses, numbers)
+
+    return put
+
+
+def _caller(kernel: ExternalKernel, operands: _Operands) -> Put:
+    """Return what calls a library."""
+    region = operands.region
+    described = tuple(plan_operand(o) for o in (*region.inputs, *region.outputs))
+    request = ExternalRequest(kernel.parameters, (), described, len(region.outputs), 1)
+    call: LibraryCall = factory_of(kernel.kind)(request)
+    workspace = DeviceMemory(call.workspace_bytes)
+
+    def put(stream: Stream, pointers: Sequence[int]) -> None:
+        call.record(stream.handle, pointers, operands.sizes, workspace.address)
+
+    return put

@@ -1,0 +1,1 @@
+"""NVIDIA's libraries as tactics, where they are installed: found and called through ctypes."""
