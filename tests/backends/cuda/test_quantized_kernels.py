@@ -1,7 +1,7 @@
 """Products of bytes, and what surrounds them, through the CUDA tactics.
 
-Without a GPU the kernels run in Triton's interpreter; with one (marker gpu) every configuration
-runs there.
+Without a GPU the kernels run in Triton's interpreter, the quick ones by default; with one (marker
+gpu) several configurations of each case run there.
 """
 
 from __future__ import annotations
@@ -45,32 +45,30 @@ CASES: list[tuple[Tactic, Sequence[Quantized]]] = [
     (Depthwise(), [*DEPTHWISE, *MEANS]),
     (MatrixProduct(), PRODUCTS),
 ]
-# of what takes the interpreter long, one configuration is enough
-LONG = ("long", "stem", "table", "tables", "strided_zero_padding", "groups", "dw_heavy", "dw")
+QUICK = (
+    "signed", "residual_u8", "zero_padding", "runtime_padding", "unsigned", "one_scale", "wide",
+    "dw_signed", "dw_line", "mean", "mean_line", "plain", "zero", "runtime",
+)  # fmt: skip
+ON_DEVICE = 4  # configurations of a case
 IDS = ["convolution", "depthwise", "matmul"]
 
 
-def _kernels(
-    tactic: Tactic, cases: Sequence[Quantized], configs: int | None = None
-) -> Iterator[Found]:
+def _kernels(tactic: Tactic, cases: Sequence[Quantized], configs: int) -> Iterator[Found]:
     for case in cases:
         region, arrays = region_of(case)
         support = tactic.supports(region, TARGET)
         assert support, f"{case.label}: {support.reason}"
         (expected,) = run_graph(region.body, arrays)
-        count = 1 if configs and case.label in LONG else configs
-        for config in _chosen(tactic.configs(region, TARGET), count):
+        for config in _chosen(tactic.configs(region, TARGET), configs):
             kernel = tactic.build(region, config, TARGET)
             assert isinstance(kernel, TritonKernel)
             yield f"{case.label} {dict(config)}", kernel, region, arrays, expected
 
 
-def _chosen(configs: list[Config], count: int | None) -> list[Config]:
+def _chosen(configs: list[Config], count: int) -> list[Config]:
     """Return `count` configurations: the first, and those that split the sum."""
-    if count is None:
-        return configs
     splits = [config for config in configs[1:] if config.get("split", 1) > 1]
-    return [*configs[:1], *splits][:count]
+    return [*configs[:1], *splits, *configs[1:]][:count]
 
 
 def _problems(found: Sequence[Found], results: Sequence[list[np.ndarray] | str]) -> list[str]:
@@ -86,7 +84,16 @@ def _problems(found: Sequence[Found], results: Sequence[list[np.ndarray] | str])
 def test_interpreted_kernels_agree_with_the_reference(
     tactic: Tactic, cases: Sequence[Quantized]
 ) -> None:
-    found = list(_kernels(tactic, cases, configs=2))
+    _interpret(list(_kernels(tactic, [case for case in cases if case.label in QUICK], 2)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tactic", "cases"), CASES, ids=IDS)
+def test_every_interpreted_kernel_agrees(tactic: Tactic, cases: Sequence[Quantized]) -> None:
+    _interpret(list(_kernels(tactic, cases, 1)))
+
+
+def _interpret(found: Sequence[Found]) -> None:
     results = interpret([(kernel, region, arrays, {}) for _, kernel, region, arrays, _ in found])
     problems = _problems(found, results)
     assert not problems, "\n".join(problems)
@@ -116,7 +123,7 @@ def test_the_largest_byte_of_a_window(dtype: DType) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize(("tactic", "cases"), CASES, ids=IDS)
 def test_kernels_agree_with_the_reference(tactic: Tactic, cases: Sequence[Quantized]) -> None:
-    found = list(_kernels(tactic, cases))
+    found = list(_kernels(tactic, cases, ON_DEVICE))
     arch = int(next(iter(detect(None).features))[3:])
     results: list[list[np.ndarray] | str] = []
     cubins = compile_kernels([kernel for _, kernel, *_ in found], arch)
