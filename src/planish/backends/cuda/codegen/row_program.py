@@ -116,7 +116,11 @@ class RowProgram:
         names = self.split("inner", [self.shape[axis] for axis in self.row_axes])
         at = {axis: f"{name}[:, None]" for axis, name in self.places.items()}
         at |= {a: f"{name}[None, :]" for a, name in zip(self.row_axes, names, strict=True)}
-        self.at = [at[axis] for axis in range(len(self.shape))]
+        self.at = self.coordinates(at)
+
+    def coordinates(self, at: dict[int, str]) -> list[str]:
+        """Return the coordinates in the data, of those along the axes that were walked."""
+        return [at[axis] for axis in range(len(self.shape))]
 
     def _end(self) -> None:
         self._in_pass = False
@@ -124,11 +128,13 @@ class RowProgram:
         self.lines += indent(self._inside)
 
     def groups(self, at: Sequence[str] | None = None) -> list[Group]:
-        """Return the chunk's place in the data's space; other coordinates `at` are whole tiles."""
+        """Return the chunk's place at coordinates, those in the data by default."""
         groups = [Group((), ROWS, ROWS_MASK), Group((), INNER, INNER_MASK)]
         for axis, place in enumerate(self.at if at is None else at):
-            mask = ROWS_MASK if axis in self.other_axes else INNER_MASK
-            groups.append(Group((axis,), place, mask if at is None else "inside"))
+            mask = "inside"  # of coordinates that are whole tiles
+            if place.endswith("]"):
+                mask = ROWS_MASK if place.endswith("[:, None]") else INNER_MASK
+            groups.append(Group((axis,), place, mask))
         return groups
 
     def read(

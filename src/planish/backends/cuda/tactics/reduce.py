@@ -1,7 +1,7 @@
 """Reductions over any axes, of any type and length, and positions of extremes.
 
-y[k] = finish(sum over r of f(x[k, r])). See codegen/row_program.py for how rows are walked; integers
-are summed in 64 bits, floats in float32 (float64 stays).
+y[k] = finish(sum over r of f(x[k, r])). See codegen/row_program.py for how rows are walked.
+Integers are summed in 64 bits, floats in float32 (float64 stays).
 """
 
 from __future__ import annotations
