@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from planish.builder import build, calibrate, sensitivity
     from planish.config import BuildConfig, Profile, Progress
+    from planish.quantize.budget import Budget
     from planish.quantize.calibrators import (
         EntropyCalibrator,
         EntropyCalibrator2,
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 # Name to module. Loaded on first use: `import planish` stays under 0.3 s, and a process that only
 # runs engines never imports the build side.
 _PUBLIC = {
+    "Budget": "planish.quantize.budget",
     "BuildConfig": "planish.config",
     "BuildReport": "planish.report",
     "Engine": "planish.runtime.engine",
@@ -44,6 +46,7 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "Budget",
     "BuildConfig",
     "BuildReport",
     "Engine",

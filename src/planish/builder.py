@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+from planish.accuracy_bench import AccuracyBench, with_timing_cache
 from planish.backends.backend import Backend, backend_for
 from planish.build_clock import BuildClock
 from planish.calibration_bench import CalibrationBench
@@ -20,16 +22,21 @@ from planish.passes.pipeline import name_tensors, optimize, preparation
 from planish.plan.schedule import make_plan
 from planish.plan.serialize import plan_to_json
 from planish.plan.weights import WeightPool
+from planish.quantize.budget import Budget
 from planish.quantize.calibrators import Batches, EntropyCalibrator2
-from planish.quantize.request import PrecisionRequest
+from planish.quantize.precision_search import PrecisionSearch
+from planish.quantize.request import PrecisionRequest, levels_of
 from planish.quantize.scheme import Ranges
 from planish.quantize.sensitivity import rank_layers
+from planish.report import BuildReport, StageReport
 from planish.report_builder import choice_lines, make_report, precision_of
-from planish.report_sensitivity import Sensitivity
+from planish.report_sensitivity import LayerError, Sensitivity
 from planish.runtime.engine import Engine
 from planish.tactics.select import choices_of, group_regions, kernels_of
 from planish.tactics.target import Target
 from planish.tactics.tune import tune
+
+RANKED_SAMPLES = 16
 
 
 def build(model: Model, config: BuildConfig | None = None) -> Engine:
@@ -55,6 +62,16 @@ def build(model: Model, config: BuildConfig | None = None) -> Engine:
         A subclass that says what is wrong, where, and how to fix it.
     """
     config = config or BuildConfig()
+    if config.accuracy is not None:
+        return _within_budget(model, config, config.accuracy)
+    parts, _ = _parts_of(model, config)
+    return Engine(parts)
+
+
+def _parts_of(
+    model: Model, config: BuildConfig, ranges: Ranges | None = None
+) -> tuple[EngineParts, PrecisionRequest]:
+    """Build an engine in one precision; `ranges` of activations are known from an earlier build."""
     clock = BuildClock(config)
     backend = backend_for(config.device)
     target = backend.detect(config.threads, config.target)
@@ -63,7 +80,7 @@ def build(model: Model, config: BuildConfig | None = None) -> Engine:
         graph = read_model(model, config.profiles, config.signature, config.tags)
         imported = len(graph)
     with clock.stage("passes"):
-        passes, request = lower(graph, config, backend, target, clock)
+        passes, request = lower(graph, config, backend, target, clock, ranges)
         clock.tell(2, passes)
     with clock.stage("tactics"):
         groups = group_regions(graph, target, config, backend.tactics())
@@ -84,13 +101,41 @@ def build(model: Model, config: BuildConfig | None = None) -> Engine:
     report = make_report(
         model, imported, graph.notes, passes, choices, plan, target, config, clock, tuned, request
     )
-    return Engine(EngineParts(plan, constants.memory(), code, to_text(graph), report.to_dict()))
+    parts = EngineParts(plan, constants.memory(), code, to_text(graph), report.to_dict())
+    return parts, request
+
+
+def _within_budget(model: Model, config: BuildConfig, budget: Budget) -> Engine:
+    """Search the fastest mix of precisions; `planish.quantize.precision_search` says how."""
+    started = time.monotonic()
+    target = backend_for(config.device).detect(config.threads, config.target)
+    levels = levels_of(config.precision, target)
+    if "int8" in levels and config.calibrator is None:
+        config = replace(config, calibrator=EntropyCalibrator2(budget.batches))
+
+    def rank(config: BuildConfig, ranges: Ranges | None) -> Sequence[LayerError]:
+        return _rank(model, config, budget.batches, RANKED_SAMPLES, ranges).layers
+
+    with with_timing_cache(config) as cached:
+        bench = AccuracyBench(cached, lambda config, ranges: _parts_of(model, config, ranges), rank)
+        parts, found = PrecisionSearch(budget, config.precision, levels, bench).run()
+    report = replace(BuildReport.from_dict(parts.report), accuracy=found)
+    seconds = time.monotonic() - started
+    report = replace(report, stages=(*report.stages, StageReport("search", round(seconds, 3))))
+    return Engine(replace(parts, report=report.to_dict()))
 
 
 def lower(
-    graph: Graph, config: BuildConfig, backend: Backend, target: Target, clock: BuildClock
+    graph: Graph,
+    config: BuildConfig,
+    backend: Backend,
+    target: Target,
+    clock: BuildClock,
+    ranges: Ranges | None = None,
 ) -> tuple[list[PassStatistics], PrecisionRequest]:
     """Run all passes on an imported graph, in the precision that `config` asks for.
+
+    Ranges of activations that are known already are not measured again.
 
     Returns
     -------
@@ -100,6 +145,7 @@ def lower(
         What came of the precision; its notes are for the user.
     """
     request = PrecisionRequest.of(config, target, graph)
+    request.ranges = ranges
     bench = CalibrationBench(config, clock)
     floats = replace(config, precision=request.floats, layer_precisions=request.layer_precisions)
     passes = optimize(
@@ -123,6 +169,7 @@ def calibrate(model: Model, config: BuildConfig) -> Ranges:
     PlanishError
         A subclass that says what is wrong, where, and how to fix it.
     """
+    config = replace(config, corrections=False)
     clock = BuildClock(config)
     backend = backend_for(config.device)
     target = backend.detect(config.threads, config.target)
@@ -139,7 +186,7 @@ def calibrate(model: Model, config: BuildConfig) -> Ranges:
 
 
 def sensitivity(
-    model: Model, config: BuildConfig, batches: Batches, *, samples: int = 16
+    model: Model, config: BuildConfig, batches: Batches, *, samples: int = RANKED_SAMPLES
 ) -> Sensitivity:
     """Return the error that each layer brings when it alone runs in the lower precision.
 
@@ -168,10 +215,22 @@ def sensitivity(
         )
     data = EntropyCalibrator2(batches)
     config = replace(config, calibrator=config.calibrator or data)
+    return _rank(model, config, batches, samples)
+
+
+def _rank(
+    model: Model,
+    config: BuildConfig,
+    batches: Batches,
+    samples: int,
+    ranges: Ranges | None = None,
+) -> Sensitivity:
     clock = BuildClock(config)
     backend = backend_for(config.device)
     target = backend.detect(config.threads, config.target)
+    data = EntropyCalibrator2(batches)
     with _simplified(model, config, target, clock) as (graph, request):
+        request.ranges = ranges
         first = CalibrationBench(config, clock)
         then = CalibrationBench(config, clock, share=1.0)
         return rank_layers(graph, request, backend.prints, (first, then), data.batches, samples)

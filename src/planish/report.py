@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from planish.report_accuracy import AccuracyReport
 from planish.report_calibration import TensorReport, tensor_lines, tensor_pictures
 
 LAST_FUSION = "assign_storage"
@@ -46,8 +47,9 @@ class PassReport:
 class LayerReport:
     """One region of the engine.
 
-    `microseconds` and `alternatives` (label, microseconds) are None and empty when nothing was
-    measured; `refusals` says why other tactics were not candidates.
+    `products` names the layers whose convolutions and matrix products it computes, out of all
+    `layers` that it does something of. `microseconds` and `alternatives` (label, microseconds) are
+    None and empty when nothing was measured; `refusals` says why other tactics were not candidates.
     """
 
     name: str
@@ -60,6 +62,7 @@ class LayerReport:
     microseconds: float | None = None
     alternatives: tuple[tuple[str, float], ...] = ()
     refusals: tuple[tuple[str, str], ...] = ()
+    products: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ class BuildReport:
     """Everything a build can say about itself.
 
     `memory` holds bytes: arena, sum_of_tensors, largest_live_set, weights. `calibrator` and
-    `tensors` say how activations were calibrated; they are empty when none were.
+    `tensors` say how activations were calibrated; they are empty when none were. `accuracy` holds
+    accuracy before and after, where a budget was given.
     """
 
     model: str
@@ -82,6 +86,7 @@ class BuildReport:
     tuned: str = "off"
     calibrator: str = ""
     tensors: tuple[TensorReport, ...] = ()
+    accuracy: AccuracyReport | None = None
 
     def fusions(self) -> dict[str, int]:
         """Return how often each rewrite or fusion fired over the whole build, in order."""
@@ -104,7 +109,8 @@ class BuildReport:
         """Read what `to_dict` wrote; raise KeyError or TypeError when fields are missing."""
         layers = [
             LayerReport(**{**layer, "alternatives": _pairs(layer["alternatives"]),
-                           "refusals": _pairs(layer["refusals"])})
+                           "refusals": _pairs(layer["refusals"]),
+                           "products": tuple(layer.get("products", ()))})
             for layer in data["layers"]
         ]  # fmt: skip
         return BuildReport(
@@ -118,6 +124,9 @@ class BuildReport:
                     TensorReport(**{**entry, "bars": tuple(entry["bars"])})
                     for entry in data.get("tensors", ())
                 ),
+                "accuracy": AccuracyReport.from_dict(data["accuracy"])
+                if data.get("accuracy")
+                else None,
             }
         )
 
@@ -135,6 +144,7 @@ class BuildReport:
             lines = ["stages:", *(f"  {s.name:10s} {s.seconds:8.2f} s" for s in self.stages)]
         lines += fusion_lines(self.passes, len(self.layers))
         lines += _memory_lines(self.memory)
+        lines += self.accuracy.lines() if self.accuracy else []
         lines += tensor_lines(self.tensors, self.calibrator)
         lines += ["regions:", *_layer_lines(self.layers)]
         lines += [f"warning: {text}" for text in self.warnings]
@@ -155,7 +165,8 @@ class BuildReport:
             "i{display:inline-block;height:10px;background:#4a7}</style>"
             f"<h1>{html.escape(self.model)}</h1><pre>{summary}</pre><table><tr><th>region"
             "<th>layers<th>operations<th>tactic<th>microseconds</tr>"
-            f"{rows}</table>{tensor_pictures(self.tensors, self.calibrator)}"
+            f"{rows}</table>{self.accuracy.picture() if self.accuracy else ''}"
+            f"{tensor_pictures(self.tensors, self.calibrator)}"
         )
 
 

@@ -120,6 +120,9 @@ def _layer(choice: Choice) -> LayerReport:
         microseconds=None if choice.microseconds is None else round(choice.microseconds, 2),
         alternatives=tuple((label, round(t, 2)) for label, t in choice.alternatives),
         refusals=choice.refusals,
+        products=tuple(
+            name for node in region.body if node.op in PRODUCTS for name in node.source.names
+        ),
     )
 
 

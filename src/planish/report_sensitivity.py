@@ -24,11 +24,17 @@ class LayerError:
         infinite without any error. Of several outputs, the one that suffers most.
     cosine : float
         Of the angle between the outputs and those of float32; again of the worst output.
+    operations : int
+        Arithmetic operations of the layer, at the shapes that the profile says to tune for.
+    names : tuple of str
+        The layer as `layer_precisions` knows it, all of its names.
     """
 
     name: str
     signal_to_noise: float
     cosine: float
+    operations: int = 0
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -38,11 +44,11 @@ class Sensitivity:
     Attributes
     ----------
     precision : str
-        The lower precision: "int8".
+        The lower precision.
     layers : tuple of LayerError
         One layer at a time, the worst first.
-    whole : LayerError
-        All of them together, run with the kernels of a build.
+    whole : LayerError or None
+        All of them together, run with the kernels of a build; for int8.
     samples : int
         Samples of the data that were run, or batches where the model has no batch axis.
     notes : tuple of str
@@ -51,7 +57,7 @@ class Sensitivity:
 
     precision: str
     layers: tuple[LayerError, ...]
-    whole: LayerError
+    whole: LayerError | None
     samples: int
     notes: tuple[str, ...] = ()
 
@@ -62,7 +68,8 @@ class Sensitivity:
     def __str__(self) -> str:
         rows = [("layer alone in " + self.precision, "signal-to-noise", "cosine")]
         rows += [_cells(entry, entry.name) for entry in self.layers]
-        rows.append(_cells(self.whole, "all of them"))
+        if self.whole is not None:
+            rows.append(_cells(self.whole, "all of them"))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             f"{name.ljust(widths[0])}  {noise.rjust(widths[1])}  {cosine.rjust(widths[2])}"
@@ -74,6 +81,7 @@ class Sensitivity:
     def to_html(self) -> str:
         """Return a page with a bar for each layer, the longer the worse."""
         rows = "\n".join(_row(entry, entry.name) for entry in self.layers)
+        together = "" if self.whole is None else _row(self.whole, "all of them")
         notes = "".join(f"<li>{html.escape(note)}" for note in self.notes)
         return (
             "<!doctype html><meta charset=utf-8><title>Planish sensitivity</title>"
@@ -81,7 +89,7 @@ class Sensitivity:
             f"<p>Error of the outputs against float32 on {self.samples} samples. A bar has no "
             f"length at {QUIETEST:g} dB and is full at 0 dB, where the error is as large as the "
             "output.</p><table><tr><th>layer<th>error<th>signal-to-noise<th>cosine</tr>"
-            f"{_row(self.whole, 'all of them')}{rows}</table><ul>{notes}</ul>"
+            f"{together}{rows}</table><ul>{notes}</ul>"
         )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 
 import planish
 from tests import small_models
@@ -66,3 +67,46 @@ def test_a_saved_model(tmp_path: Path) -> None:
     call("build", model, "-o", tmp_path / "m.plan", "--signature", "quiet", "--tune", "off")
     assert [info.name for info in planish.load(tmp_path / "m.plan").inputs] == ["x"]
     call("build", model, "-o", tmp_path / "n.plan", code=2)
+
+
+def test_a_budget_of_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLANISH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    onnx.save(small_models.convolutions(), "m.onnx")
+    data = np.random.default_rng(0).standard_normal((6, 3, 12, 12)).astype(np.float32)
+    np.save("data.npy", data)
+    (scores,) = small_models.expected(small_models.convolutions(), {"x": data}).values()
+    np.savetxt("labels.txt", scores.reshape(6, -1).argmax(1), fmt="%d")
+    (tmp_path / "my_metric.py").write_text("def one(outputs, labels): return 1.0")
+    options = ("build", "m.onnx", "--precision", "best", "--tune", "off", "--threads", "1")
+    found = call_json(*options, "--calibrate", "data.npy", "--labels", "labels.txt",
+                      "--max-drop", "100%")["report"]["accuracy"]  # fmt: skip
+    assert (found["metric"], found["before"], found["limit"]) == ("top1", 100.0, 0.0)
+    assert [trial["name"] for trial in found["trials"]] == ["float32", "best"]
+    text = call(*options, "--accuracy-data", "data.npy", "--metric", "my_metric:one", "--worst",
+                "1", "--report", "r.html")  # fmt: skip
+    assert "accuracy (one on 6 samples): float32 1, this engine 1, allowed at least 1" in text
+    assert "<circle" in (tmp_path / "r.html").read_text()
+    assert "accuracy (one on 6 samples)" in call("inspect", "m.plan")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--max-drop", "1"),  # no data
+        ("--max-drop", "half", "--calibrate", "data.npy"),
+        ("--labels", "labels.txt"),
+        ("--metric", "top9", "--max-drop", "1", "--calibrate", "data.npy"),
+        ("--metric", "absent:f", "--max-drop", "1", "--calibrate", "data.npy"),
+        ("--max-drop", "1", "--labels", "absent.npy", "--calibrate", "data.npy"),
+        ("--max-drop", "1", "--worst", "2", "--calibrate", "data.npy"),
+    ],
+)
+def test_wrong_budgets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(small_models.convolutions(), "m.onnx")
+    np.save("data.npy", np.zeros((2, 3, 12, 12), np.float32))
+    (tmp_path / "labels.txt").write_text("0\n1\n")
+    call("build", "m.onnx", "--precision", "best", *options, code=2)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from planish.builder import build
+from planish.cli.accuracy import AccuracyData, Labels, MaxDrop, MetricName, Worst, make_budget
 from planish.cli.calibration import (
     Calibrate,
     CalibrationCache,
@@ -75,6 +76,11 @@ def build_command(
     calibrator: CalibratorName = "entropy2",
     calibration_cache: CalibrationCache = None,
     preprocess: Preprocess = None,
+    max_drop: MaxDrop = None,
+    worst: Worst = None,
+    metric: MetricName = None,
+    labels: Labels = None,
+    accuracy_data: AccuracyData = None,
     layer_precision: LayerPrecisions = None,
     strict: Strict = False,
     profile: Profiles = None,
@@ -112,6 +118,9 @@ def build_command(
     config = BuildConfig(
         precision=precision, strict=strict,
         calibrator=make_calibrator(calibrator, calibrate, preprocess, calibration_cache),
+        accuracy=make_budget(
+            max_drop, worst, metric, labels, accuracy_data or calibrate, preprocess
+        ),
         layer_precisions=parse_layer_precisions(layer_precision),
         profiles=parse_profiles(profile), threads=threads,
         time_budget=time_budget, workspace_limit=workspace_limit, tune=tune,

@@ -46,3 +46,8 @@ def check_overrides(graph: Graph, overrides: Mapping[str, str]) -> None:
 
 def _names(node: Node) -> tuple[str, ...]:
     return (*node.source.names, *(output.origin or output.name for output in node.outputs))
+
+
+def exactly(name: str) -> str:
+    """Return a pattern that matches `name` and nothing else."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
