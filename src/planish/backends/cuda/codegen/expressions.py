@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from planish.backends.cuda.codegen.triton_types import POINTERS, compute_type, literal
 from planish.ir.dtypes import BOOL, F8E4M3, I8, I16, I32, U8, U16, DType
 from planish.ir.graph import Node
+from planish.ir.rewrite import scalar_of
 
 Arguments = Sequence[str | None]
 Expression = Callable[[Node, Arguments], str]
@@ -135,7 +136,12 @@ def _mean(_: Node, arguments: Arguments) -> str:
 
 
 def _quantize(node: Node, arguments: Arguments) -> str:
-    low, high = INTEGER_RANGES[node.output.dtype]
+    dtype, point = node.output.dtype, node.input(2)
+    is_plain = point is None or scalar_of(point) == 0
+    if dtype in (I8, U8) and is_plain and compute_type(operand_type(node)) == "tl.float32":
+        is_scaled = scalar_of(node.input(1)) != 1
+        return f"planish_{dtype}({arguments[0]}{f' / {arguments[1]}' if is_scaled else ''})"
+    low, high = INTEGER_RANGES[dtype]
     zero = arguments[2] if len(arguments) > 2 and arguments[2] is not None else "0"
     quantized = f"planish_quantize({arguments[0]}, {arguments[1]}, {zero}, {low}, {high})"
     return f"{quantized}.to({compute_type(node.output.dtype)})"

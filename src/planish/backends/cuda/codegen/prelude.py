@@ -185,6 +185,62 @@ def planish_u8_packed(x):
 
 
 @triton.jit
+def planish_i8(x):
+    """Round half to even and saturate to a signed byte."""
+    return tl.minimum(tl.maximum(libdevice.rint(x), -128.0), 127.0).to(tl.int8)
+
+
+@triton.jit
+def planish_i8_packed(x):
+    """Convert each element, then saturate and pack four of them with two instructions."""
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .s32 a, b, c, d;
+        .reg .b32 upper;
+        cvt.rni.s32.f32 a, $1;
+        cvt.rni.s32.f32 b, $2;
+        cvt.rni.s32.f32 c, $3;
+        cvt.rni.s32.f32 d, $4;
+        cvt.pack.sat.s8.s32.b32 upper, d, c, 0;
+        cvt.pack.sat.s8.s32.b32 $0, b, a, upper;
+        }""",
+        "=r,r,r,r,r",
+        [x],
+        dtype=tl.int8,
+        is_pure=True,
+        pack=4,
+    )
+
+
+@triton.jit
+def planish_u8(x):
+    """Round half to even and saturate to an unsigned byte."""
+    return tl.minimum(tl.maximum(libdevice.rint(x), 0.0), 255.0).to(tl.uint8)
+
+
+@triton.jit
+def planish_u8_packed(x):
+    """Do what planish_i8_packed does, for unsigned bytes."""
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .s32 a, b, c, d;
+        .reg .b32 upper;
+        cvt.rni.s32.f32 a, $1;
+        cvt.rni.s32.f32 b, $2;
+        cvt.rni.s32.f32 c, $3;
+        cvt.rni.s32.f32 d, $4;
+        cvt.pack.sat.u8.s32.b32 upper, d, c, 0;
+        cvt.pack.sat.u8.s32.b32 $0, b, a, upper;
+        }""",
+        "=r,r,r,r,r",
+        [x],
+        dtype=tl.uint8,
+        is_pure=True,
+        pack=4,
+    )
+
+
+@triton.jit
 def planish_quantize(x, scale, zero, low, high):
     """saturate(round half to even(x / scale) + zero), as float32."""
     whole = libdevice.rint(x / scale) + zero

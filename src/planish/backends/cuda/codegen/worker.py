@@ -21,6 +21,8 @@ HEADER = """import triton
 import triton.language as tl
 from triton.language.extra import libdevice
 from planish.backends.cuda.codegen.prelude import *
+planish_i8 = planish_i8_packed
+planish_u8 = planish_u8_packed
 """
 PROGRAMMATIC_LAUNCH = 90  # as in runtime/cuda/driver.py, which launches such kernels early
 EARLY = """planish_begin = planish_begin_programmatic
