@@ -23,7 +23,8 @@ class Window2D:
     shape : Shape
         Of the result.
     config : dict
-        "pixels" and "channels" of a tile.
+        "pixels" and "channels" of a tile. With "across" a pixel of the tile stands for so many
+        neighbours along the last axis, a divisor of its extent; their windows share what they read.
     """
 
     def __init__(
@@ -31,7 +32,9 @@ class Window2D:
     ) -> None:
         self.printer, self.window, self.source, self.shape = printer, window, source, shape
         self.pixels, self.channels = int(config["pixels"]), int(config["channels"])
-        self.count: Dim = shape[0] * product(shape[2:])
+        self.across = int(config.get("across", 1))
+        self.spatial: Shape = (*shape[2:-1], shape[-1] // self.across)
+        self.count: Dim = shape[0] * product(self.spatial)
         whole = isinstance(self.count, int) and self.count % self.pixels == 0
         self.pixel_mask = None if whole else f"(pixels < {printer.dim(self.count)})"
         extent = shape[1]
@@ -45,7 +48,7 @@ class Window2D:
 
     def header(self) -> list[str]:
         """Return the statements that give ``pixels``, ``channels`` and the first positions."""
-        printer, window, spatial = self.printer, self.window, self.shape[2:]
+        printer, window, spatial = self.printer, self.window, self.spatial
         lines = [
             f"pixels = tl.program_id(0) * {self.pixels} + tl.arange(0, {self.pixels})",
             f"channels = tl.program_id(1) * {self.channels} + tl.arange(0, {self.channels})",
@@ -54,7 +57,8 @@ class Window2D:
         for axis in reversed(range(len(spatial))):
             begin = (window.padding.static or ())[axis][0]
             extent = printer.dim(spatial[axis])
-            lines.append(f"o{axis} = ({rest} % {extent}) * {window.strides[axis]} - {begin}")
+            step = window.strides[axis] * (self.across if axis == len(spatial) - 1 else 1)
+            lines.append(f"o{axis} = ({rest} % {extent}) * {step} - {begin}")
             lines.append(f"r{axis} = {rest} // {extent}")
             rest = f"r{axis}"
         wide = printer.is_wide(self.source)
@@ -71,27 +75,51 @@ class Window2D:
 
     def tap(self, tap: Sequence[int], rest: str = "0") -> tuple[str, str]:
         """Return the pointer of one tap and the end of its load (", mask=..., other=...")."""
-        places = [position * d for position, d in zip(tap, self.window.dilations, strict=True)]
+        return self.place(self._places(tap), rest)
+
+    def place(self, places: Sequence[int], rest: str = "0") -> tuple[str, str]:
+        """Return the same of elements that lie so far behind the first one along each axis."""
         shift = " + ".join(
             f"{place} * {self.printer.dim(stride)}"
             for place, stride in zip(places, self.source.strides[2:], strict=True)
             if place
         )
         pointer = f"x_tile + {shift}" if shift else "x_tile"
-        masks = [f"({mask})[:, None]" for mask in self.inside(tap)]
+        masks = [f"({mask})[:, None]" for mask in self._conditions(places)]
         masks += [self.pixel_mask_2d] if self.pixel_mask_2d else []
         masks += [f"{self.channel_mask}[None, :]"] if self.channel_mask else []
         return pointer, f", mask={' & '.join(masks)}, other={rest}" if masks else ""
 
     def inside(self, tap: Sequence[int]) -> list[str]:
         """Return the conditions under which the tap's pixel exists, as vectors over pixels."""
+        return self._conditions(self._places(tap))
+
+    def neighbour(self, position: int) -> str:
+        """Return the numbers of every tile pixel's neighbour `position`."""
+        return "pixels" if self.across == 1 else f"(pixels * {self.across} + {position})"
+
+    def _places(self, tap: Sequence[int]) -> list[int]:
+        return [position * d for position, d in zip(tap, self.window.dilations, strict=True)]
+
+    def _conditions(self, places: Sequence[int]) -> list[str]:
         found = []
-        for axis, position in enumerate(tap):
-            place = position * self.window.dilations[axis]
-            begin, end = (self.window.padding.static or ())[axis]
+        for axis, place in enumerate(places):
+            begin, _ = (self.window.padding.static or ())[axis]
             if begin > place:
                 found.append(f"o{axis} + {place} >= 0")
-            if end > 0:
+            if self._may_exceed(axis, place):
                 extent = self.printer.dim(self.source.shape[2 + axis])
                 found.append(f"o{axis} + {place} < {extent}")
         return found
+
+    def _may_exceed(self, axis: int, place: int) -> bool:
+        """Whether `place` elements behind some pixel's first one lies behind the data's end."""
+        begin, end = (self.window.padding.static or ())[axis]
+        is_last = axis == len(self.spatial) - 1
+        if end <= 0:
+            return False
+        count, extent = self.spatial[axis], self.source.shape[2 + axis]
+        if not isinstance(count, int) or not isinstance(extent, int):
+            return True
+        step = self.window.strides[axis] * (self.across if is_last else 1)
+        return (count - 1) * step - begin + place >= extent
