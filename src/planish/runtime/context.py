@@ -64,6 +64,13 @@ class ExecutionContext:
         )
         self.call_address = ctypes.addressof(self.call)
 
+    def is_free_for(self, stream: int | None) -> bool:
+        """Return True: inferences on the CPU are waited for before a context is given back."""
+        return True
+
+    def wait(self) -> None:
+        """Return at once; see `is_free_for`."""
+
     def bind(self, binding: BoundShapes) -> None:
         """Set the symbols' values; what was learned about other shapes is forgotten."""
         if self.binding is binding:

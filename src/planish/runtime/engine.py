@@ -6,6 +6,7 @@ inference takes a context (arena, scratch, pointers) from a pool, or makes one.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import os
@@ -13,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +30,9 @@ from planish.ir.shape import evaluate
 from planish.plan.plan import MemoryReport, Plan, TensorInfo
 from planish.report import BuildReport
 from planish.runtime.cpu import usable_features
+from planish.runtime.cuda.arrays import DeviceArray
 from planish.runtime.executors import Context, PlanExecutor, executor_of
+from planish.runtime.pending import Pending
 from planish.runtime.profiler import Profile, summarize
 from planish.runtime.shapes import BoundShapes, ShapeResolver
 
@@ -37,6 +41,7 @@ Rebuild = Callable[[EngineParts], EngineParts]
 Allocate = Callable[[int, tuple[int, ...]], Array]
 
 _MAX_IDLE = 16  # contexts kept for later inferences
+_MAX_BUSY = 8  # inferences under way that nobody waits for yet
 _MAX_SHAPES = 256  # sets of input shapes remembered
 
 
@@ -73,6 +78,7 @@ class Engine:
         self._resolver = ShapeResolver(plan)
         self._bound: dict[tuple[tuple[int, ...], ...], BoundShapes] = {}
         self._idle: deque[Context] = deque(maxlen=_MAX_IDLE)
+        self._pending: deque[Pending] = deque()
         self._input_names = tuple(info.name for info in plan.inputs)
         self._output_names = tuple(info.name for info in plan.outputs)
         self._input_types = tuple(dtype_by_name(info.dtype).numpy for info in plan.inputs)
@@ -152,17 +158,19 @@ class Engine:
     def run(
         self,
         inputs: Mapping[str, Any],
-        outputs: Mapping[str, Array] | None = None,
+        outputs: Mapping[str, Any] | None = None,
         *,
         context: Context | None = None,
-    ) -> dict[str, Array]:
+    ) -> dict[str, Any]:
         """Run one inference.
 
         Parameters
         ----------
         inputs : dict
-            Input name to numpy array, or any array with ``__dlpack__`` (taken without a copy).
-            dtypes must be exact; arrays that are not C-contiguous are copied.
+            Input name to numpy array, or any array with ``__dlpack__`` (taken without a copy); for
+            engines on a GPU also arrays there, with ``__dlpack__`` or
+            ``__cuda_array_interface__``. dtypes must be exact; arrays on the host that are not
+            C-contiguous are copied.
         outputs : dict, optional
             Output name to a C-contiguous array to write into, for any of the outputs.
         context : Context, optional
@@ -171,28 +179,70 @@ class Engine:
         Returns
         -------
         dict
-            Output name to array: the given one, or a new one.
+            Output name to array: the given one, or a new one. New ones are numpy arrays, or
+            `planish.DeviceArray` when an input lies on the GPU. Their contents are complete.
 
         Raises
         ------
         InputError
             When a name, dtype or shape is wrong.
         """
-        if len(inputs) != len(self._input_names):
-            raise self._wrong_names(inputs)
-        arrays = []
-        for index, name in enumerate(self._input_names):
-            if name not in inputs:
-                raise self._wrong_names(inputs)
-            arrays.append(self._take(index, inputs[name]))
-        return dict(zip(self._output_names, self._run(arrays, outputs, context), strict=True))
+        call = self._call(self._ordered(inputs), outputs, None)
+        return dict(zip(self._output_names, self._run(call, context), strict=True))
+
+    def run_async(
+        self,
+        inputs: Mapping[str, Any],
+        outputs: Mapping[str, Any] | None = None,
+        *,
+        stream: Any = None,
+    ) -> Pending:
+        """Begin one inference; see `run` for the parameters.
+
+        At most a few inferences with arrays on the host are under way at once: one more waits for
+        the oldest. Arrays must not be changed before the inference is done.
+
+        Parameters
+        ----------
+        stream : int or stream, optional
+            On a GPU: the stream to run on, as a handle or an object of another library
+            (``torch.cuda.Stream``, ``__cuda_stream__``); work that is put there later waits. By
+            default a stream of the engine's own that takes turns with the default stream.
+
+        Returns
+        -------
+        Pending
+            Its `result`, or ``await``, waits and gives what `run` gives.
+        """
+        handle = self._executor.stream_of(stream)
+        call = self._call(self._ordered(inputs), outputs, handle)
+        while len(self._pending) >= _MAX_BUSY:
+            self._pending.popleft().result()
+        mine = self._acquire(handle)
+        mine.bind(call.bound)
+        ticket = self._executor.start(mine, call.arrays, call.results, handle)
+        waits = not all(isinstance(result, DeviceArray) for result in call.results)
+
+        def finish() -> dict[str, Any]:
+            if waits:
+                self._idle.append(mine)
+                with contextlib.suppress(ValueError):  # run_async took it out already
+                    self._pending.remove(pending)
+            return dict(zip(self._output_names, self._finished(call), strict=True))
+
+        pending = Pending(ticket, finish, self._on_device(call))
+        if waits:
+            self._pending.append(pending)
+        else:
+            self._idle.append(mine)
+        return pending
 
     def __call__(self, *inputs: Any) -> Array | tuple[Array, ...]:
         """Run one inference on arrays in the order of `inputs`; return the only output, or all."""
         if len(inputs) != len(self._input_names):
             raise self._wrong_count(inputs)
         arrays = [self._take(index, array) for index, array in enumerate(inputs)]
-        results = self._run(arrays, None, None)
+        results = self._run(self._call(arrays, None, None), None)
         return results[0] if len(results) == 1 else tuple(results)
 
     def accepts(self, shapes: Sequence[tuple[int, ...]]) -> bool:
@@ -229,13 +279,10 @@ class Engine:
         if len(inputs) != len(self._input_names):
             raise self._wrong_count(inputs)
         arrays = [self._take(index, array) for index, array in enumerate(inputs)]
-        bound = self._bind(arrays)
-        if allocate is None:
-            results = self._fresh_outputs(bound)
-        else:
-            results = self._allocated_outputs(bound, allocate)
-        self._infer(bound, arrays, results, None)
-        return self._finished(results, None)
+        call = self._call(arrays, None, None)
+        if allocate is not None:
+            call.results = self._allocated_outputs(call.bound, allocate)
+        return self._run(call, None)
 
     def create_context(self) -> Context:
         """Return memory for inferences one at a time, to be given to `run`."""
@@ -255,14 +302,15 @@ class Engine:
         if set(given) != set(self._input_names):
             raise self._wrong_names(given)
         arrays = [self._take(i, given[name]) for i, name in enumerate(self._input_names)]
-        context = self._acquire()
-        bound = self._bind(arrays)
+        context = self._acquire(None)
+        context.wait()
+        bound = self._call(arrays, None, None).bound
         steps = self._parts.plan.steps
         times = np.zeros((max(runs, 1), max(len(steps), 1)), dtype=np.uint64)
         warm_up = np.zeros(max(len(steps), 1), dtype=np.uint64)
         totals = []
         for run in range(-8, len(times)):
-            results = self._fresh_outputs(bound)
+            results = self._call(arrays, None, None).results
             context.bind(bound)
             start = time.perf_counter_ns()
             self._executor.run_timed(context, arrays, results, warm_up if run < 0 else times[run])
@@ -272,51 +320,75 @@ class Engine:
         names = [(step.name, step.layers) for step in steps]
         return summarize(names, times.tolist(), totals, self._threads)
 
-    def _run(
-        self,
-        arrays: Sequence[Array],
-        given: Mapping[str, Array] | None,
-        context: Context | None,
-    ) -> list[Array]:
-        bound = self._bind(arrays)
-        results = self._fresh_outputs(bound) if given is None else self._given_outputs(bound, given)
-        self._infer(bound, arrays, results, context)
-        return self._finished(results, given)
+    def _call(
+        self, arrays: list[Any], given: Mapping[str, Any] | None, stream: int | None
+    ) -> _Call:
+        """Return an inference on arrays that were taken, with arrays for its outputs."""
+        bound = self._bind_shapes(tuple([array.shape for array in arrays]))
+        on_device = any([type(array) is DeviceArray for array in arrays])
+        results = self._fresh_outputs(bound, on_device, stream)
+        call = _Call(arrays, bound, results, given or {}, on_device)
+        if given:
+            self._give_outputs(call)
+        return call
 
-    def _infer(
-        self,
-        bound: BoundShapes,
-        arrays: Sequence[Array],
-        results: list[Array | None],
-        context: Context | None,
-    ) -> None:
-        mine = self._acquire() if context is None else context
-        mine.bind(bound)
+    def _run(self, call: _Call, context: Context | None) -> list[Any]:
+        mine = self._acquire(None) if context is None else context
+        mine.wait()
+        mine.bind(call.bound)
         # a context whose inference failed is dropped: its pool or its memory may be the reason
-        self._executor.run(mine, arrays, results)
+        self._executor.run(mine, call.arrays, call.results)
         if context is None:
             self._idle.append(mine)
+        return self._finished(call)
 
-    def _acquire(self) -> Context:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return self._executor.create_context()
+    def _acquire(self, stream: int | None) -> Context:
+        """Return a context that need not be waited for; wait only when very many are in use."""
+        for _ in range(len(self._idle)):
+            try:
+                context = self._idle.pop()
+            except IndexError:
+                break
+            if context.is_free_for(stream):
+                return context
+            self._idle.appendleft(context)
+        if len(self._idle) >= _MAX_BUSY:
+            with contextlib.suppress(IndexError):
+                return self._idle.pop()
+        return self._executor.create_context()
 
     # -- inputs ----------------------------------------------------------------------------------
 
-    def _take(self, index: int, given: Any) -> Array:
+    def _ordered(self, inputs: Mapping[str, Any]) -> list[Any]:
+        """Return the inputs in the plan's order, taken."""
+        if len(inputs) != len(self._input_names):
+            raise self._wrong_names(inputs)
+        arrays = []
+        for index, name in enumerate(self._input_names):
+            if name not in inputs:
+                raise self._wrong_names(inputs)
+            arrays.append(self._take(index, inputs[name]))
+        return arrays
+
+    def _take(self, index: int, given: Any) -> Any:
         """Return an input as a C-contiguous, aligned array of the right dtype."""
         array = given if type(given) is np.ndarray else self._as_array(index, given)
         expected = self._input_types[index]
         if array.dtype != expected:
             return self._take_text(index, array)
+        if type(array) is DeviceArray:
+            return array
         if array.flags.c_contiguous and array.flags.aligned:
             return array
         return np.array(array, order="C")
 
-    def _as_array(self, index: int, given: Any) -> Array:
-        if isinstance(given, np.ndarray) or not hasattr(given, "__dlpack__"):
+    def _as_array(self, index: int, given: Any) -> Any:
+        if isinstance(given, np.ndarray):
+            return np.asarray(given)
+        taken = self._executor.take(given, f"input {self._input_names[index]!r}")
+        if taken is not None:
+            return taken
+        if not hasattr(given, "__dlpack__"):
             return np.asarray(given)
         try:
             return np.from_dlpack(given)
@@ -361,9 +433,6 @@ class Engine:
             fix="give engine.run({name: array}) exactly these names",
         )
 
-    def _bind(self, arrays: Sequence[Array]) -> BoundShapes:
-        return self._bind_shapes(tuple([array.shape for array in arrays]))
-
     def _bind_shapes(self, shapes: tuple[tuple[int, ...], ...]) -> BoundShapes:
         bound = self._bound.get(shapes)
         if bound is not None:
@@ -387,7 +456,15 @@ class Engine:
 
     # -- outputs ---------------------------------------------------------------------------------
 
-    def _fresh_outputs(self, bound: BoundShapes) -> list[Array | None]:
+    def _fresh_outputs(
+        self, bound: BoundShapes, on_device: bool, stream: int | None
+    ) -> list[Any | None]:
+        if on_device:
+            empty = self._executor.empty
+            return [
+                None if shape is None or dtype.hasobject else empty(shape, dtype, stream)
+                for shape, dtype in zip(bound.outputs, self._output_types, strict=True)
+            ]
         return [
             None if shape is None or dtype.hasobject else np.empty(shape, dtype)
             for shape, dtype in zip(bound.outputs, self._output_types, strict=True)
@@ -405,26 +482,29 @@ class Engine:
             results.append(array)
         return results
 
-    def _given_outputs(self, bound: BoundShapes, given: Mapping[str, Array]) -> list[Array | None]:
-        unknown = [name for name in given if name not in self._output_names]
+    def _give_outputs(self, call: _Call) -> None:
+        """Put the caller's arrays where results are written."""
+        unknown = [name for name in call.given if name not in self._output_names]
         if unknown:
             raise InputError(
                 f"unknown output: {', '.join(unknown)}",
                 where=f"engine outputs: {', '.join(self._output_names)}",
             )
-        results = self._fresh_outputs(bound)
         for index, name in enumerate(self._output_names):
-            if name not in given or results[index] is None:
+            if name not in call.given or call.results[index] is None:
                 continue
-            shape, dtype = bound.outputs[index], self._output_types[index]
-            array = given[name]
-            if array.shape != shape or array.dtype != dtype or not array.flags.carray:
+            shape, dtype = call.bound.outputs[index], self._output_types[index]
+            array = call.given[name]
+            if not isinstance(array, np.ndarray):
+                taken = self._executor.take(array, f"the array for output {name!r}")
+                array = np.asarray(array) if taken is None else taken
+            writable = isinstance(array, DeviceArray) or array.flags.carray
+            if array.shape != shape or array.dtype != dtype or not writable:
                 raise self._wrong_output(name, array, shape, dtype)
-            results[index] = array
-        return results
+            call.results[index] = array
 
     def _wrong_output(
-        self, name: str, array: Array, shape: tuple[int, ...] | None, dtype: np.dtype[Any]
+        self, name: str, array: Any, shape: tuple[int, ...] | None, dtype: np.dtype[Any]
     ) -> InputError:
         return InputError(
             f"the array for output {name!r} is {array.dtype.name}{list(array.shape)}, "
@@ -432,21 +512,63 @@ class Engine:
             fix=f"numpy.empty({shape}, dtype={dtype.name!r})",
         )
 
-    def _finished(
-        self, results: list[Array | None], given: Mapping[str, Array] | None
-    ) -> list[Array]:
-        finished: list[Array] = []
-        for name, result in zip(self._output_names, results, strict=True):
+    def _on_device(self, call: _Call) -> dict[str, Any]:
+        """Return the outputs on a device, as the caller shall see them."""
+        return {
+            name: call.given.get(name, result)
+            for name, result in zip(self._output_names, call.results, strict=True)
+            if isinstance(result, DeviceArray)
+        }
+
+    def _finished(self, call: _Call) -> list[Any]:
+        finished: list[Any] = []
+        for name, result in zip(self._output_names, call.results, strict=True):
             if result is None:
                 raise PlanError(f"no step wrote output {name!r}")
-            target = given.get(name) if given else None
+            target = call.given.get(name)
+            if isinstance(result, DeviceArray):
+                finished.append(result if target is None else target)
+                continue
             if target is not None and target is not result:  # the shape was not known before
-                if target.shape != result.shape or target.dtype != result.dtype:
-                    raise self._wrong_output(name, target, result.shape, result.dtype)
-                np.copyto(target, result)
+                self._copy_result(name, target, result)
                 result = target
+            elif target is None and call.on_device and not result.dtype.hasobject:
+                result = DeviceArray.of(result)
             finished.append(result)
         return finished
+
+    def _copy_result(self, name: str, target: Any, result: Array) -> None:
+        if not isinstance(target, np.ndarray):
+            raise InputError(
+                f"only the data decides the extents of output {name!r}",
+                fix="do not give an array on the GPU for it",
+            )
+        if target.shape != result.shape or target.dtype != result.dtype:
+            raise self._wrong_output(name, target, result.shape, result.dtype)
+        np.copyto(target, result)
+
+
+@dataclass
+class _Call:
+    """One inference: what comes in and out.
+
+    Attributes
+    ----------
+    arrays : list of array
+        The inputs, taken.
+    results : list of array or None
+        Where outputs are written; None where only the data decides the shape.
+    given : dict
+        The caller's arrays for outputs.
+    on_device : bool
+        Whether an input lies on a GPU, and so shall the outputs.
+    """
+
+    arrays: list[Any]
+    bound: BoundShapes
+    results: list[Any]
+    given: Mapping[str, Any]
+    on_device: bool
 
 
 def load(

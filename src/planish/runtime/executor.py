@@ -6,21 +6,24 @@ plan is cut around it; a loop around such a region is then run from Python too.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from planish.errors import PlanError
+from planish.errors import InputError, PlanError
 from planish.ir.shape import evaluate
 from planish.plan.plan import Binding, HaloFill, Plan, Step
 from planish.runtime.context import ExecutionContext
 from planish.runtime.external import ExternalRequest, Runner, factory_of
 from planish.runtime.memory import resident
 from planish.runtime.native import NativeObject, pool_address
+from planish.runtime.pending import FutureTicket
 from planish.runtime.shapes import BoundShapes
 from planish.runtime.spans import Span, span_of
 
@@ -116,6 +119,7 @@ class Executor:
         self._runners: dict[int, Runner] = {}
         self._settled = False
         self._lock = threading.Lock()
+        self._workers: ThreadPoolExecutor | None = None
         if native is None and any(step.external is None for step in plan.steps):
             raise PlanError("the plan has native steps but no code came with it")
         for kind, _ in plan.externals:
@@ -157,6 +161,37 @@ class Executor:
             return
         for segment in self.segments:
             self._run_segment(segment, context, inputs, outputs)
+
+    def take(self, given: Any, name: str) -> None:
+        """Return None: no array on a device is taken."""
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], stream: int | None) -> Array:
+        """Return an array with any contents."""
+        return np.empty(shape, dtype)
+
+    def stream_of(self, stream: Any) -> int | None:
+        """Refuse streams, which belong to GPUs."""
+        if stream is not None:
+            raise InputError(
+                "an engine for the CPU has no streams",
+                where="stream",
+                fix="leave stream out; the inference then runs in a thread",
+            )
+        return None
+
+    def start(
+        self,
+        context: ExecutionContext,
+        inputs: Sequence[Array],
+        outputs: list[Array | None],
+        stream: int | None,
+    ) -> FutureTicket:
+        """Begin one inference in a thread; as many run at once as the cores allow."""
+        with self._lock:
+            if self._workers is None:
+                cores = len(os.sched_getaffinity(0))
+                self._workers = ThreadPoolExecutor(max(1, cores // self._threads), "planish")
+        return FutureTicket(self._workers.submit(self.run, context, inputs, outputs))
 
     def run_timed(
         self,

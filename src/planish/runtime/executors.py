@@ -8,9 +8,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from planish.engine.parts import DeviceCode, EngineParts
+from planish.runtime.cuda.arrays import DeviceArray
 from planish.runtime.cuda.executor import CudaExecutor
 from planish.runtime.executor import Executor
 from planish.runtime.native import NativeObject
+from planish.runtime.pending import Ticket
 from planish.runtime.shapes import BoundShapes
 
 Array = np.ndarray[Any, Any]
@@ -22,6 +24,12 @@ class Context(Protocol):
     def bind(self, binding: BoundShapes, /) -> None:
         """Set the values of everything dynamic."""
 
+    def is_free_for(self, stream: int | None) -> bool:
+        """Return whether an inference on a stream (None: the context's) may begin at once."""
+
+    def wait(self) -> None:
+        """Wait until the last inference is done."""
+
 
 class PlanExecutor(Protocol):
     """Runs one plan for any number of threads, each with a context of its own."""
@@ -29,13 +37,27 @@ class PlanExecutor(Protocol):
     def create_context(self) -> Context:
         """Return fresh memory."""
 
-    def run(self, context: Any, inputs: Sequence[Array], outputs: list[Array | None]) -> None:
+    def take(self, given: Any, name: str) -> DeviceArray | None:
+        """Return another library's array on the device; None when it is not on this one."""
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], stream: int | None) -> Any:
+        """Return an array on the device for work on a stream (None: a context's)."""
+
+    def stream_of(self, stream: Any) -> int | None:
+        """Return the handle of a stream, None for none; raise InputError for what is no stream."""
+
+    def run(self, context: Any, inputs: Sequence[Any], outputs: list[Any]) -> None:
         """Run one inference; see `planish.runtime.executor.Executor.run`."""
 
     def run_timed(
-        self, context: Any, inputs: Sequence[Array], outputs: list[Array | None], times: Array
+        self, context: Any, inputs: Sequence[Any], outputs: list[Any], times: Array
     ) -> None:
         """Run one inference and add the nanoseconds of every step to `times` (uint64)."""
+
+    def start(
+        self, context: Any, inputs: Sequence[Any], outputs: list[Any], stream: int | None
+    ) -> Ticket:
+        """Begin one inference."""
 
 
 def executor_of(parts: EngineParts, threads: int) -> PlanExecutor:

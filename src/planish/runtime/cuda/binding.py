@@ -23,6 +23,7 @@ NO_BINARY = (200, 209, 218, 222)  # the code is for another architecture
 FATAL = frozenset({214, 220, 226, 700, 702, 710, 714, 715, 716, 717, 718, 719})
 
 MULTIPROCESSORS, L2_BYTES, MAJOR, MINOR = 16, 38, 75, 76  # CUdevice_attribute
+DEVICE_ORDINAL = 9  # CUpointer_attribute
 MAX_DYNAMIC_SHARED = 8  # CUfunction_attribute
 PROGRAMMATIC_SERIALIZATION = 6  # CUlaunchAttributeID
 NON_BLOCKING = 1  # CUstream_flags
@@ -86,6 +87,7 @@ _CALLS: dict[str, tuple[Any, ...]] = {
     "cuMemcpyDtoDAsync_v2": (c_uint64, c_uint64, c_size_t, c_void_p),
     "cuMemsetD8_v2": (c_uint64, ctypes.c_ubyte, c_size_t),
     "cuMemsetD32Async": (c_uint64, c_uint, c_size_t, c_void_p),
+    "cuPointerGetAttribute": (c_void_p, c_int, c_uint64),
     "cuStreamCreate": (c_void_p, c_uint),
     "cuStreamDestroy_v2": (c_void_p,),
     "cuStreamSynchronize": (c_void_p,),

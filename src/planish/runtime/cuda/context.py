@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from planish.engine.parts import DeviceCode
+from planish.errors import DeviceError
 from planish.ir.dtypes import STRING, dtype_by_name
 from planish.ir.shape import evaluate
-from planish.plan.plan import Binding, Plan, TensorInfo
-from planish.runtime.cuda.driver import DeviceMemory, PinnedMemory, Stream
+from planish.plan.plan import Binding, Plan, Step, TensorInfo
+from planish.runtime.cuda.arrays import DeviceArray
+from planish.runtime.cuda.driver import (
+    DeviceMemory,
+    Event,
+    PinnedMemory,
+    Stream,
+    copy_on_device,
+    copy_to_device,
+)
+from planish.runtime.cuda.resident import Resident
 from planish.runtime.shapes import BoundShapes
 from planish.runtime.spans import span_of
 
@@ -21,6 +32,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 ALIGNMENT = 256
+POINTER_ALIGNMENT = 16  # that kernels rely on
+CHUNK = 4 << 20  # bytes staged at once: the copy to the device overlaps that of the next chunk
 MAX_PROGRAMS = 64  # sets of shapes whose graphs a context keeps
 
 
@@ -37,20 +50,69 @@ class CudaContext:
         What was prepared for sets of shapes, the one used last at the end.
     """
 
-    def __init__(self, plan: Plan, code: DeviceCode | None, weights: DeviceMemory) -> None:
-        kernels = code.kernels if code else ()
+    def __init__(self, resident: Resident) -> None:
+        plan = resident.plan
         self._plan = plan
         self.stream = Stream(blocking=True)
-        self.workspace = DeviceMemory(max((k.workspace_bytes for k in kernels), default=0))
-        self.counters = DeviceMemory(4 * max((k.counters for k in kernels), default=0))
-        self.counters.fill_zero()
-        self.weights = weights
+        streams = 1 + max((step.stream for step in plan.steps), default=0)
+        self._work = [
+            (DeviceMemory(resident.workspace_bytes), DeviceMemory(4 * resident.counters))
+            for _ in range(streams)
+        ]
+        for _, counters in self._work:
+            counters.fill_zero()
+        self.weights = resident.weights
         self.inputs = [Staging(info) for info in plan.inputs]
         self.outputs = [Staging(info) for info in plan.outputs]
         self.small = PinnedMemory(0)  # for single numbers and booleans
         self.programs: OrderedDict[tuple[tuple[str, int], ...], Program] = OrderedDict()
         self.binding = BoundShapes({}, ())
         self._arena: DeviceMemory | None = None
+        self._ready: Event | None = None
+        self._kept: object = None
+        self._last_stream = 0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an inference that was not waited for is under way."""
+        if self._ready is None:
+            return False
+        if not self._ready.is_past():
+            return True
+        self._ready = self._kept = None
+        return False
+
+    def is_free_for(self, stream: int | None) -> bool:
+        """Whether work on a stream need not wait for the memory."""
+        return (stream is not None and stream == self._last_stream) or not self.is_busy
+
+    def wait(self) -> None:
+        """Wait until the last inference is done."""
+        if self._ready is not None:
+            self._ready.synchronize()
+            self._ready = self._kept = None
+
+    def wait_on(self, stream: int) -> None:
+        """Let work on a stream wait until the last inference is done."""
+        if self._ready is not None and stream != self._last_stream:
+            self._ready.hold(stream)
+
+    def mark(self, stream: int, kept: object, is_staged: bool) -> Event:
+        """Return when the inference just put on a stream is done.
+
+        `kept` is kept until then. When arrays on the host were staged, not even work on the same
+        stream may use the context before.
+        """
+        self._ready, self._kept = Event(timing=False), kept
+        self._last_stream = 0 if is_staged else stream
+        self._ready.record_on(stream)
+        return self._ready
+
+    def __del__(self) -> None:
+        ready = getattr(self, "_ready", None)
+        if ready is not None and not sys.is_finalizing():
+            with contextlib.suppress(DeviceError):  # the driver refuses everything after some
+                ready.synchronize()
 
     def bind(self, bound: BoundShapes) -> None:
         """Choose the shapes of the next inference."""
@@ -60,12 +122,17 @@ class CudaContext:
         for staging in (*self.inputs, *self.outputs):
             staging.resize(bound)
 
+    def work_of(self, step: Step) -> tuple[int, int]:
+        """Return the addresses of the workspace and the counters for a step's stream."""
+        workspace, counters = self._work[step.stream]
+        return workspace.address, counters.address
+
     @property
     def arena(self) -> DeviceMemory:
         """The memory of intermediate values, large enough for the present shapes."""
         needed = arena_bytes(self._plan, self.binding) + ALIGNMENT
         if self._arena is None or self._arena.size < needed:
-            self.stream.synchronize()
+            self.wait()
             self.programs.clear()
             self._arena = None  # the old one first: both at once may be too much
             self._arena = DeviceMemory(needed)
@@ -108,6 +175,37 @@ class Staging:
             self._pinned = None
             self._pinned = PinnedMemory(self.size)
         return self._pinned
+
+    def send(self, array: Array | DeviceArray, stream: int, is_fixed: bool) -> int:
+        """Return where work on a stream finds an input, after copying it there if it has to be.
+
+        Arrays on the device stay where they are unless `is_fixed`, or kernels cannot rely on the
+        alignment of their address.
+        """
+        if isinstance(array, DeviceArray):
+            if array.address % POINTER_ALIGNMENT == 0 and not is_fixed:
+                return array.address
+            copy_on_device(self.device.address, array.address, self.size, stream)
+            return self.device.address
+        address = self.device.address
+        if not self.size:
+            return address
+        pinned, raw = self.pinned, array.reshape(-1).view(np.uint8)
+        for start in range(0, self.size, CHUNK):
+            end = min(start + CHUNK, self.size)
+            pinned.array[start:end] = raw[start:end]
+            copy_to_device(address + start, pinned.address + start, end - start, stream)
+        return address
+
+    def target(self, output: Array | DeviceArray | None, is_fixed: bool) -> int:
+        """Return where kernels write an output."""
+        if not isinstance(output, DeviceArray) or is_fixed or output.address % POINTER_ALIGNMENT:
+            return self.device.address
+        return output.address
+
+    def fetch(self, output: Array) -> None:
+        """Copy what lies in pinned memory into an array."""
+        output.reshape(-1).view(np.uint8)[:] = self.pinned.array[: self.size]
 
 
 class Places:

@@ -16,6 +16,7 @@ import numpy as np
 from planish.errors import CompatibilityError, DeviceError
 from planish.runtime.cuda.binding import (
     CAPTURE_THREAD_LOCAL,
+    DEVICE_ORDINAL,
     L2_BYTES,
     MAJOR,
     MAX_DYNAMIC_SHARED,
@@ -160,7 +161,7 @@ class DeviceMemory:
 
     def read(self, array: Array, offset: int = 0) -> None:
         """Copy bytes from `offset` on into an array."""
-        check(library().cuMemcpyDtoH_v2(array.ctypes.data, self.address + offset, array.nbytes))
+        read_memory(self.address + offset, array)
 
     def __del__(self) -> None:
         _released("cuMemFree_v2", self.address)
@@ -180,6 +181,21 @@ class PinnedMemory:
 
     def __del__(self) -> None:
         _released("cuMemFreeHost", self.address)
+
+
+def read_memory(address: int, array: Array) -> None:
+    """Copy device memory into an array, once the default stream is done."""
+    device().use()
+    check(library().cuMemcpyDtoH_v2(array.ctypes.data, address, array.nbytes))
+
+
+def ordinal_of(address: int) -> int:
+    """Return which GPU an address is on; raise ValueError when it is on none."""
+    ordinal = ctypes.c_int()
+    status = library().cuPointerGetAttribute(ctypes.byref(ordinal), DEVICE_ORDINAL, address)
+    if status:
+        raise ValueError("its address is not one of a GPU")
+    return ordinal.value
 
 
 def copy_to_device(address: int, source: int, size: int, stream: int) -> None:

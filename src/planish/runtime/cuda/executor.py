@@ -13,16 +13,18 @@ from typing import Any
 import numpy as np
 
 from planish.engine.parts import DeviceCode
-from planish.errors import CompatibilityError, PlanError
+from planish.errors import CompatibilityError, InputError, PlanError
 from planish.plan.plan import Plan
+from planish.runtime.cuda.arrays import DeviceArray, MemoryPool, take
+from planish.runtime.cuda.binding import LEGACY_STREAM
 from planish.runtime.cuda.context import MAX_PROGRAMS, CudaContext, Staging
-from planish.runtime.cuda.driver import copy_to_device, copy_to_host, device
+from planish.runtime.cuda.driver import Event, copy_on_device, copy_to_host, device
 from planish.runtime.cuda.program import Inference, Program
 from planish.runtime.cuda.resident import Resident
 from planish.runtime.external import factory_of
 
 Array = np.ndarray[Any, Any]
-CHUNK = 4 << 20  # bytes staged at once: the copy to the device overlaps that of the next chunk
+AnyArray = Array | DeviceArray
 EXACT = 90  # from this architecture on code runs on no other
 
 
@@ -49,6 +51,7 @@ class CudaExecutor:
         self._plan, self._code, self._weights = plan, code, weights
         self._lock = threading.Lock()
         self._resident: Resident | None = None
+        self._pool = MemoryPool()
         if any(step.fills for step in plan.steps):
             raise PlanError("a step relies on a halo, which GPU engines do not have")
         for kind, _ in plan.externals:
@@ -58,44 +61,84 @@ class CudaExecutor:
     def create_context(self) -> CudaContext:
         """Return fresh memory for one inference at a time."""
         device().use()
-        return CudaContext(self._plan, self._code, self._loaded().weights)
+        return CudaContext(self._loaded())
+
+    def take(self, given: Any, name: str) -> DeviceArray | None:
+        """Return an array of another library on the GPU without a copy; see `arrays.take`."""
+        device().use()
+        return take(given, name)
+
+    def empty(
+        self, shape: tuple[int, ...], dtype: np.dtype[Any], stream: int | None
+    ) -> DeviceArray:
+        """Return an array on the device with any contents, for work on a stream."""
+        device().use()
+        return self._pool.empty(shape, dtype, LEGACY_STREAM if stream is None else stream)
+
+    def stream_of(self, stream: Any) -> int | None:
+        """Return the handle of a stream; None stands for the context's own."""
+        return None if stream is None else handle_of(stream)
 
     def run(
-        self, context: CudaContext, inputs: Sequence[Array], outputs: list[Array | None]
+        self, context: CudaContext, inputs: Sequence[AnyArray], outputs: list[AnyArray | None]
     ) -> None:
-        """Run one inference on host arrays."""
+        """Run one inference and wait for it."""
         self._run(context, Inference(context.stream.handle, inputs, outputs))
 
     def run_timed(
-        self, context: CudaContext, inputs: Sequence[Array], outputs: list[Array | None],
+        self, context: CudaContext, inputs: Sequence[AnyArray], outputs: list[AnyArray | None],
         times: Array,
     ) -> None:  # fmt: skip
         """Run one inference and add the nanoseconds of every step to `times` (uint64)."""
         self._run(context, Inference(context.stream.handle, inputs, outputs, times))
 
+    def start(
+        self, context: CudaContext, inputs: Sequence[AnyArray], outputs: list[AnyArray | None],
+        stream: int | None,
+    ) -> CudaTicket:  # fmt: skip
+        """Put one inference on a stream, the context's own by default, and do not wait for it.
+
+        Steps on the host are waited for.
+        """
+        handle = context.stream.handle if stream is None else stream
+        device().use()
+        context.wait_on(handle)
+        fetched = self._enqueue(context, Inference(handle, inputs, outputs))
+        is_staged = any(isinstance(array, np.ndarray) for array in (*inputs, *outputs))
+        ready = context.mark(handle, (inputs, outputs), is_staged)
+        for output in outputs:
+            if isinstance(output, DeviceArray):
+                output.made_on(handle, ready)
+        return CudaTicket(ready, fetched)
+
     def _run(self, context: CudaContext, inference: Inference) -> None:
         device().use()
-        program = self._program(context)
-        places = program.places
-        for index, (staging, array) in enumerate(
-            zip(context.inputs, inference.inputs, strict=True)
-        ):
-            places.inputs[index] = _send(staging, array, inference.stream)
-        for index, staging in enumerate(context.outputs):
-            places.outputs[index] = staging.device.address
-        program.run(inference)
-        fetched = [
-            (staging, output)
-            for staging, output in zip(context.outputs, inference.outputs, strict=True)
-            if staging.size and output is not None
-        ]
-        for staging, _ in fetched:
-            copy_to_host(
-                staging.pinned.address, staging.device.address, staging.size, inference.stream
-            )
+        fetched = self._enqueue(context, inference)
         context.stream.synchronize()
         for staging, output in fetched:
-            output.reshape(-1).view(np.uint8)[:] = staging.pinned.array[: staging.size]
+            staging.fetch(output)
+
+    def _enqueue(self, context: CudaContext, inference: Inference) -> list[tuple[Staging, Array]]:
+        """Put all of an inference on its stream; return host arrays and where their results are."""
+        program = self._program(context)
+        places, stream = program.places, inference.stream
+        for index, array in enumerate(inference.inputs):
+            places.inputs[index] = context.inputs[index].send(array, stream, program.is_fixed)
+        targets = inference.outputs[:]
+        for index, output in enumerate(targets):
+            places.outputs[index] = context.outputs[index].target(output, program.is_fixed)
+        program.run(inference)
+        fetched = []
+        for staging, place, output in zip(context.outputs, places.outputs, targets, strict=True):
+            if output is None or not staging.size:
+                continue
+            if isinstance(output, DeviceArray):
+                if output.address != place:
+                    copy_on_device(output.address, place, staging.size, stream)
+                continue
+            copy_to_host(staging.pinned.address, place, staging.size, stream)
+            fetched.append((staging, output))
+        return fetched
 
     def _loaded(self) -> Resident:
         with self._lock:
@@ -115,17 +158,47 @@ class CudaExecutor:
         return program
 
 
-def _send(staging: Staging, array: Array, stream: int) -> int:
-    """Put the copy of an array on the host to the device on a stream; return where it goes."""
-    address = staging.device.address
-    if not staging.size:
-        return address
-    pinned, raw = staging.pinned, array.reshape(-1).view(np.uint8)
-    for start in range(0, staging.size, CHUNK):
-        end = min(start + CHUNK, staging.size)
-        pinned.array[start:end] = raw[start:end]
-        copy_to_device(address + start, pinned.address + start, end - start, stream)
-    return address
+class CudaTicket:
+    """An inference under way: `ready` passes when it is done."""
+
+    def __init__(self, ready: Event, fetched: Sequence[tuple[Staging, Array]]) -> None:
+        self._ready, self._fetched = ready, fetched
+
+    def done(self) -> bool:
+        """Return whether the GPU is done."""
+        device().use()
+        return self._ready.is_past()
+
+    def wait(self) -> None:
+        """Wait until the GPU is done, and copy results to arrays on the host."""
+        device().use()
+        self._ready.synchronize()
+        for staging, output in self._fetched:
+            staging.fetch(output)
+        self._fetched = ()
+
+
+def handle_of(stream: Any) -> int:
+    """Return the handle of a stream: a number, or an object of another library.
+
+    Raises
+    ------
+    InputError
+        When it is no stream.
+    """
+    if isinstance(stream, int):
+        return stream
+    if hasattr(stream, "__cuda_stream__"):  # cuda.core's protocol: (version, handle)
+        protocol = stream.__cuda_stream__
+        return int((protocol() if callable(protocol) else protocol)[1])
+    for name in ("cuda_stream", "ptr", "handle"):  # PyTorch; CuPy; this package
+        if hasattr(stream, name):
+            return int(getattr(stream, name))
+    raise InputError(
+        f"{type(stream).__name__} is no CUDA stream",
+        where="stream",
+        fix="give its handle as a number, torch.cuda.Stream, or an object with __cuda_stream__",
+    )
 
 
 def _check_architecture(present: int, code: DeviceCode | None) -> None:

@@ -23,12 +23,13 @@ from planish.runtime.cuda.driver import (
     Graph,
     Launch,
     PinnedMemory,
-    Stream,
     copy_to_device,
     copy_to_host,
     store_number,
     wait_for,
 )
+from planish.runtime.cuda.libraries import LibraryLaunch
+from planish.runtime.cuda.recording import Recording
 from planish.runtime.cuda.resident import Resident
 from planish.runtime.cuda.segments import (
     GuardSegment,
@@ -95,16 +96,20 @@ class Program:
         for piece in self.pieces:
             piece.run(inference, self.symbols)
 
-    def launch_of(self, iteration: Iteration) -> Launch | None:
+    def launch_of(self, iteration: Iteration) -> Launch | LibraryLaunch | None:
         """Return the launch of one step; None when its grid is empty."""
         step = self.resident.plan.steps[iteration.step]
+        call = self.resident.call(step)
+        if call is not None:
+            places = [self.places.address(b, iteration.symbols) for b in step.bindings]
+            return LibraryLaunch(call, places, iteration.symbols, self.context.work_of(step)[0])
         grid = [max(evaluate(dim, iteration.symbols), 0) for dim in step.grid]
         if 0 in grid:
             return None
         function, kernel = self.resident.kernel(step)
         pointers = [self.places.address(binding, iteration.symbols) for binding in step.bindings]
         if kernel.workspace_bytes or kernel.counters:
-            pointers += [self.context.workspace.address, self.context.counters.address]
+            pointers += self.context.work_of(step)
         numbers = [iteration.symbols[name] for name in kernel.symbols]
         x, y, z = (*grid, 1, 1, 1)[:3]
         return Launch(function, (x, y, z), pointers, numbers)
@@ -163,7 +168,7 @@ class _KernelPiece(_Piece):
         part = self.segment
         return unrolled(self.program.resident.plan, part.first, part.last, symbols, part.loop)
 
-    def _put_timed(self, launch: Launch, step: int, inference: Inference) -> None:
+    def _put_timed(self, launch: Launch | LibraryLaunch, step: int, inference: Inference) -> None:
         start, end = Event(), Event()
         start.record_on(inference.stream)
         launch.put(inference.stream)
@@ -192,7 +197,7 @@ class _GraphPiece(_KernelPiece):
             any(binding.space in ("input", "output") for binding in step.bindings) for step in steps
         ]
         iterations = self.iterations(program.symbols)
-        self.changes = sum(self._outside[iteration.step] for iteration in iterations)
+        self.changes = sum(self._cost_of_change(iteration) for iteration in iterations)
         self._graph: Graph | None = None
         self._changes: list[_Change] = []
         self._recorded: tuple[list[int], list[int]] = ([], [])
@@ -215,20 +220,31 @@ class _GraphPiece(_KernelPiece):
         self._recorded = (places.inputs[:], places.outputs[:])
         graph.launch_on(inference.stream)
 
+    def _cost_of_change(self, iteration: Iteration) -> int:
+        """Return 1 for a kernel that reads or writes the caller's arrays, many for a library's."""
+        if not self._outside[iteration.step]:
+            return 0
+        step = self.program.resident.plan.steps[iteration.step]
+        return 1 if self.program.resident.call(step) is None else MOST_CHANGES + 1
+
     def _record(self, symbols: Mapping[str, int]) -> Graph:
-        stream = Stream()
-        stream.capture()
+        recording = Recording(self.program.resident.plan.steps)
         self._changes = []
         for iteration in self.iterations(symbols):
+            stream = recording.stream_of(iteration.step)
             self.program.store_counters(iteration, stream.handle)
             launch = self.program.launch_of(iteration)
-            if launch is None:
-                continue
-            launch.put(stream.handle)
-            if self._outside[iteration.step] and self.changes <= MOST_CHANGES:
-                arguments = self._arguments(iteration)
-                self._changes.append(_Change(stream.captured_node(), launch, arguments))
-        return stream.captured()
+            if launch is not None:
+                launch.put(stream.handle)
+                if isinstance(launch, Launch) and self._is_changed(iteration):
+                    arguments = self._arguments(iteration)
+                    self._changes.append(_Change(stream.captured_node(), launch, arguments))
+            recording.finish(iteration.step)
+        return recording.graph()
+
+    def _is_changed(self, iteration: Iteration) -> bool:
+        """Whether a kernel's arguments are changed when the caller's arrays are others."""
+        return self._outside[iteration.step] and self.changes <= MOST_CHANGES
 
     def _arguments(
         self, iteration: Iteration

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from planish.ir.shape import evaluate, symbols_of
 from planish.plan.plan import UNLIMITED, Binding, Loop, Plan
+from planish.runtime.cuda.libraries import is_on_device
 
 MOST_UNROLLED = 4096  # launches of one loop in a graph
 
@@ -113,7 +114,7 @@ class _Cutter:
     def _needs_nothing(self, first: int, last: int, loop: int | None, known: Guard) -> bool:
         """Whether a step or a whole loop can go into a graph."""
         steps = self._plan.steps[first:last]
-        if any(step.external is not None or step.guard != known for step in steps):
+        if any(step.guard != known or not is_on_device(self._plan, step) for step in steps):
             return False
         if loop is None:
             return True
