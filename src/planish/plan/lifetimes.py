@@ -89,13 +89,15 @@ def collect_lifetimes(
     outputs: Mapping[Value, int],
     ranges: Ranges,
     loops: Sequence[LoopSpan] = (),
+    sections: Sequence[tuple[int, int]] = (),
 ) -> Lifetimes:
     """Return lifetimes of all roots in the arena: those that are no graph input or output.
 
     What is read or written both inside and outside a loop keeps its memory for the whole loop.
-    `loops` are in order, outer ones before those inside.
+    `loops` are in order, outer ones before those inside. In `sections` [first, last) steps run
+    beside each other.
     """
-    accesses = [_access(node, guard) for node, guard in order]
+    accesses = accesses_of(order)
     first: dict[Value, int] = {}
     last: dict[Value, int] = {}
     for step, access in enumerate(accesses):
@@ -104,7 +106,12 @@ def collect_lifetimes(
                 first.setdefault(root, step)
                 last[root] = step
     _extend_over_loops(first, last, loops, {*inputs, *outputs})
-    replaced = _in_place(order, first, last, loops)
+    for start, end in sections:
+        for root, step in last.items():
+            if start <= step < end:
+                last[root] = end - 1
+    beside = {step for start, end in sections for step in range(start, end)}
+    replaced = _in_place(order, first, last, loops, beside)
     result = Lifetimes(accesses=accesses)
     place: dict[Value, int] = {}
     for root in first:  # in order of first use
@@ -135,6 +142,11 @@ def root_of(value: Value) -> Value:
             f"%{value.name} is read or written but has no storage", where=str(value.producer)
         )
     return value.storage.root
+
+
+def accesses_of(order: Sequence[tuple[Node, Guard]]) -> list[Access]:
+    """Return what each step reads and writes."""
+    return [_access(node, guard) for node, guard in order]
 
 
 def _access(node: Node, guard: Guard) -> Access:
@@ -180,15 +192,17 @@ def _in_place(
     first: Mapping[Value, int],
     last: Mapping[Value, int],
     loops: Sequence[LoopSpan] = (),
+    beside: Collection[int] = (),
 ) -> dict[Value, Value]:
     """Return, for outputs that can overwrite an operand that dies with their step, that operand.
 
     Regions say whether they can (`works_in_place`), provided that both lie there with the same
-    strides. What comes from outside a loop is read again in the next iteration.
+    strides. What comes from outside a loop is read again in the next iteration; what a step in
+    `beside` reads may be read at the same time by another.
     """
     replaced: dict[Value, Value] = {}
     for step, (node, _) in enumerate(order):
-        if not node.outputs:
+        if not node.outputs or step in beside:
             continue
         output = node.outputs[0]
         if root_of(output) is not output or first.get(output) != step:

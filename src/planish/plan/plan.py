@@ -88,6 +88,10 @@ class Step:
         Index into `Plan.loops` of the innermost loop around the step.
     grid : tuple of Dim
         Blocks of the launch on a GPU; empty elsewhere.
+    stream : int
+        The stream of a GPU on which it runs.
+    after : tuple of int
+        Steps on other streams that it waits for.
     """
 
     name: str
@@ -103,6 +107,8 @@ class Step:
     guard: tuple[tuple[Binding, bool], ...] = ()
     loop: int | None = None
     grid: Shape = ()
+    stream: int = 0
+    after: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

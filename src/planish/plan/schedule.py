@@ -8,6 +8,7 @@ values get offsets in one arena (plan/memory.py); graph inputs and outputs are t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,15 @@ from planish.ir.shape import Dim, symbols_of
 from planish.ops.content import contents
 from planish.passes.native_loops import is_counted, loop_symbol
 from planish.plan.arrange import arrange
-from planish.plan.lifetimes import Guard, Lifetimes, LoopSpan, collect_lifetimes, root_of, root_size
+from planish.plan.lifetimes import (
+    Guard,
+    Lifetimes,
+    LoopSpan,
+    accesses_of,
+    collect_lifetimes,
+    root_of,
+    root_size,
+)
 from planish.plan.memory import largest_live_set
 from planish.plan.plan import (
     UNLIMITED,
@@ -32,6 +41,7 @@ from planish.plan.plan import (
     Step,
     TensorInfo,
 )
+from planish.plan.streams import Streams, assign_streams
 from planish.plan.verify import verify_accesses, verify_placements, verify_plan
 from planish.tactics.region import Ranges, regions_of
 from planish.tactics.tactic import Choice, ExternalKernel, TritonKernel, layout_of
@@ -40,7 +50,9 @@ Array = np.ndarray[Any, Any]
 UNKNOWN_RANGE = (0, 1, 1 << 31)  # of symbols that only data decides
 
 
-def make_plan(graph: Graph, choices: Mapping[Node, Choice], weights_bytes: int = 0) -> Plan:
+def make_plan(
+    graph: Graph, choices: Mapping[Node, Choice], weights_bytes: int = 0, streams: int = 1
+) -> Plan:
     """Return the verified plan of `graph`.
 
     Parameters
@@ -51,13 +63,15 @@ def make_plan(graph: Graph, choices: Mapping[Node, Choice], weights_bytes: int =
         For every node of `regions_of(graph)`, the kernel that runs it.
     weights_bytes : int
         Size of the memory that `Choice.constants` are offsets into.
+    streams : int
+        How many of a GPU's streams independent steps may use.
 
     Raises
     ------
     PlanError
         When an extent has no upper bound, or the finished plan breaks an invariant.
     """
-    return _Scheduler(graph, choices, weights_bytes).plan()
+    return _Scheduler(graph, choices, weights_bytes, streams).plan()
 
 
 def symbols_in_order(graph: Graph) -> tuple[str, ...]:
@@ -68,8 +82,11 @@ def symbols_in_order(graph: Graph) -> tuple[str, ...]:
 class _Scheduler:
     """One planning run."""
 
-    def __init__(self, graph: Graph, choices: Mapping[Node, Choice], weights_bytes: int) -> None:
+    def __init__(
+        self, graph: Graph, choices: Mapping[Node, Choice], weights_bytes: int, streams: int
+    ) -> None:
         self.graph = graph
+        self.stream_count = streams
         self.choices = choices
         self.ranges: Ranges = graph.ranges
         self.inputs = {value: index for index, value in enumerate(graph.inputs)}
@@ -87,8 +104,9 @@ class _Scheduler:
         """Schedule, place, print, verify."""
         self._linearize(self.graph, (), frozenset(regions_of(self.graph)), None)
         self._drop_empty_loops()
+        streams = self._streams()
         lifetimes = collect_lifetimes(
-            self.order, self.inputs, self.outputs, self.ranges, self.loops
+            self.order, self.inputs, self.outputs, self.ranges, self.loops, streams.sections
         )
         sizes = [root_size(roots[0]) for roots in lifetimes.owners]
         arrangement = arrange(lifetimes.buffers, sizes, self.ranges)
@@ -99,6 +117,10 @@ class _Scheduler:
         steps = tuple(
             self._step(name, node, guard, loop)
             for name, (node, guard), loop in zip(names, self.order, self.loop_of, strict=True)
+        )
+        steps = tuple(
+            replace(step, stream=stream, after=after)
+            for step, stream, after in zip(steps, streams.of, streams.after, strict=True)
         )
         unknown = _unknown_symbols(steps, self.ranges)
         plan = Plan(
@@ -175,6 +197,16 @@ class _Scheduler:
         if node not in self.choices:
             raise PlanError("no kernel was chosen for a region", where=str(node))
         return self.choices[node]
+
+    def _streams(self) -> Streams:
+        choices = [self._choice(node) for node, _ in self.order]
+        alone = {
+            step
+            for step, ((_, guard), loop) in enumerate(zip(self.order, self.loop_of, strict=True))
+            if guard or loop is not None or isinstance(choices[step].kernel, ExternalKernel)
+        }
+        times = [choice.microseconds or 1.0 for choice in choices]
+        return assign_streams(accesses_of(self.order), times, self.stream_count, alone)
 
     # -- addresses -------------------------------------------------------------------------------
 

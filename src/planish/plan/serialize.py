@@ -109,6 +109,8 @@ def _step_json(step: Step) -> Json:
         "guard": [[_binding_json(binding), value] for binding, value in step.guard],
         "loop": step.loop,
         "grid": _shape_json(step.grid),
+        "stream": step.stream,
+        "after": list(step.after),
     }
 
 
@@ -352,6 +354,8 @@ def _read_step(reader: _Reader) -> Step:
         guard=reader.field("guard").each(_read_guard),
         loop=reader.field("loop").optional_integer(),
         grid=reader.field("grid").each(_Reader.dim),
+        stream=reader.field("stream").integer(),
+        after=reader.field("after").each(_Reader.integer),
     )
     if (step.function is None) == (step.external is None):
         raise reader.wrong("either a function or an external kernel")
