@@ -1,0 +1,115 @@
+"""Convolutions and reductions over channels-last data, every way to print them, interpreted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from planish.backends.cuda.device import detect
+from planish.backends.cuda.tactics.convolution import ImplicitProduct
+from planish.backends.cuda.tactics.depthwise import Depthwise
+from planish.backends.cuda.tactics.spatial_reduction import SpatialReduction
+from planish.ir.constant import Constant
+from planish.ir.dtypes import F16, dtype_of
+from planish.ir.layout import Layout
+from planish.ops.infer import graph_from_text
+from planish.ops.interpreter import run_graph
+from planish.ops.tolerance import mismatch, tolerance_of
+from planish.tactics.region import make_region
+from planish.tactics.tactic import Config, Region, Tactic, TritonKernel
+from tests.backends.cuda.interpreter import interpret
+
+pytest.importorskip("triton")
+
+TARGET = detect("sm_90")
+LAST = Layout.channels_last(4)
+TILE = {"m": 16, "n": 32, "k": 32, "warps": 4, "stages": 2}
+CONV = """
+    graph g(%x: f16[{n},{c},{h},{h}]{more}) {{
+      @w: f16[{o},{i},{k},{k}]
+      @b: f32[{o}]
+      %1: f16[{n},{o},{e},{e}] = Conv(%x, @w, @b) {{{attributes}}}
+      %2: f16[{n},{o},{e},{e}] = {tail}
+      return %2
+    }}"""
+REDUCTION = """
+    graph g(%x: f16[{n},{c},{h},{h}]) {{
+      @axes: i64[2] = [2, 3]
+      %1: f16[{n},{c},{h},{h}] = Sigmoid(%x)
+      %2: f16[{n},{c},1,1] = {op}(%1, @axes)
+      %3: f16[{n},{c},1,1] = Neg(%2)
+      return %3
+    }}"""
+Case = tuple[str, TritonKernel, Region, list[np.ndarray], np.ndarray]
+
+
+def convolution(
+    n: int, c: int, h: int, o: int, k: int, s: int, g: int = 1, residual: bool = False
+) -> Region:
+    """Return a convolution with "same" padding, and Relu or an addition behind it."""
+    e = (h - 1) // s + 1
+    more = f", %z: f16[{n},{o},{e},{e}]" if residual else ""
+    tail = "Add(%1, %z)" if residual else "Relu(%1)"
+    pads = f"pads=[{k // 2},{k // 2},{k // 2},{k // 2}]"
+    attributes = f"kernel_shape=[{k},{k}], {pads}, strides=[{s},{s}], group={g}"
+    text = CONV.format(
+        n=n, c=c, h=h, o=o, i=c // g, k=k, e=e, attributes=attributes, more=more, tail=tail
+    )
+    return channels_last(text, "Conv")
+
+
+def channels_last(text: str, kind: str) -> Region:
+    """Return the region of a graph whose operands of rank 4 lie channels-last; fill constants."""
+    graph = graph_from_text(text)
+    generator = np.random.default_rng(2)
+    for value in graph.constants():
+        if value.array.dtype.kind == "f":
+            random = generator.standard_normal(value.array.shape) / 8
+            value.constant = Constant(random.astype(value.array.dtype))
+    names = [value.name for value in (*graph.inputs, *graph.outputs)]
+    return make_region(graph, kind, dict.fromkeys(names, LAST))
+
+
+def cases() -> Iterator[tuple[str, Tactic, Region, Config]]:
+    """Yield what is interpreted."""
+    shapes = {
+        "pointwise": (2, 72, 3, 20, 1, 1),
+        "strided": (1, 32, 7, 40, 3, 2),
+        "stem": (1, 3, 7, 24, 5, 2),
+        "grouped": (1, 32, 3, 48, 3, 1, 2),
+    }
+    for label, shape in shapes.items():
+        region = convolution(*shape, residual=label == "pointwise")
+        for extra in ({"split": 1, "ahead": 1}, {"split": 3, "ahead": 1}, {"split": 2}):
+            yield f"{label} {extra}", ImplicitProduct(), region, {**TILE, **extra}
+    for shape in ((1, 24, 14, 24, 3, 1, 24), (2, 20, 8, 20, 5, 2, 20)):
+        region = convolution(*shape)
+        configs = Depthwise().configs(region, TARGET)
+        for across in sorted({config["across"] for config in configs}):
+            same = [config for config in configs if config["across"] == across]
+            config = max(same, key=lambda config: config["pixels"] * config["channels"])
+            yield f"depthwise {shape} {dict(config)}", Depthwise(), region, config
+    for op in ("ReduceMean", "ReduceMax", "ReduceSum"):
+        region = channels_last(REDUCTION.format(n=2, c=40, h=7, op=op), op)
+        for config in SpatialReduction().configs(region, TARGET)[: 1 + (op == "ReduceMean")]:
+            yield f"{op} {dict(config)}", SpatialReduction(), region, config
+
+
+def test_interpreted_kernels_agree_with_the_reference() -> None:
+    generator = np.random.default_rng(1)
+    found: list[Case] = []
+    for label, tactic, region, config in cases():
+        support = tactic.supports(region, TARGET)
+        assert support, f"{label}: {support.reason}"
+        shapes = [tuple(int(str(dim)) for dim in operand.shape) for operand in region.inputs]
+        arrays = [generator.standard_normal(shape).astype(np.float16) for shape in shapes]
+        kernel = tactic.build(region, config, TARGET)
+        assert isinstance(kernel, TritonKernel)
+        found.append((label, kernel, region, arrays, run_graph(region.body, arrays)[0]))
+    results = interpret([(kernel, region, arrays, {}) for _, kernel, region, arrays, _ in found])
+    for (label, *_, expected), result in zip(found, results, strict=True):
+        assert not isinstance(result, str), f"{label}: {result}"
+        assert dtype_of(np.asarray(expected)) is F16
+        assert mismatch(result[0], np.asarray(expected), tolerance_of(F16)) is None, label
