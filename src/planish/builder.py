@@ -149,7 +149,7 @@ def lower(
     bench = CalibrationBench(config, clock)
     floats = replace(config, precision=request.floats, layer_precisions=request.layer_precisions)
     passes = optimize(
-        graph, floats, backend.prints, lambda g: request.quantize(g, backend.prints, bench)
+        graph, floats, backend.prints, lambda g: request.lower(g, backend.prints, bench)
     )
     return passes, request
 

@@ -16,8 +16,10 @@ from planish.errors import ConfigError
 if TYPE_CHECKING:
     from planish.quantize.budget import Budget
     from planish.quantize.calibrators import Calibrator
+    from planish.quantize.weight_only import WeightOnly
 
 DEVICES = ("cpu", "cuda")
+WEIGHTS = ("int8", "int4")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "best")
 LAYER_PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 TUNE_MODES = ("off", "cache", "measure")
@@ -105,6 +107,10 @@ class BuildConfig:
     accuracy : planish.Budget or None
         What lower precision may cost: the build then tries mixes of precisions on the user's data
         and returns the fastest within the budget. None takes what `precision` asks for as it is.
+    weights : str, planish.WeightOnly or None
+        How weights of large matrix products are stored while their data stay floating point:
+        "int8" (a scale a column), "int4" (a scale for 32 rows of a column) or a
+        planish.WeightOnly. Device "cpu" only.
     layer_precisions : dict of str to str
         Pattern of layer or tensor names (``*`` and ``?`` as in file names) to "fp32", "int8", or
         "fp16" or "bf16" (16-bit floats of the build's kind): these layers may go no lower. A later
@@ -150,6 +156,7 @@ class BuildConfig:
     calibrator: Calibrator | None = None
     corrections: bool = True
     accuracy: Budget | None = None
+    weights: str | WeightOnly | None = None
     layer_precisions: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
     profiles: Mapping[str, Profile] = field(default_factory=dict)
@@ -181,6 +188,7 @@ class BuildConfig:
         _at_least("workspace_limit", self.workspace_limit, 0)
         _check_calibrator(self.calibrator)
         _check_accuracy(self.accuracy, self.precision)
+        _check_weights(self.weights, self.device)
         for pattern, precision in dict(self.layer_precisions).items():
             _one_of(f"layer_precisions[{pattern!r}]", precision, LAYER_PRECISIONS)
         for name, profile in dict(self.profiles).items():
@@ -233,6 +241,25 @@ def _check_accuracy(accuracy: object, precision: str) -> None:
             "an accuracy budget needs a precision that it may be spent on",
             where="BuildConfig.precision = 'fp32'",
             fix='give precision="best", which takes integers and 16-bit floats where they are fast',
+        )
+
+
+def _check_weights(weights: object, device: str) -> None:
+    if weights is None:
+        return
+    if device != "cpu":
+        raise ConfigError(
+            f"weights of few bits have no kernels on device {device!r}",
+            where="BuildConfig.weights",
+            fix="leave weights out, or build for the CPU",
+        )
+    if isinstance(weights, str):
+        _one_of("weights", weights, WEIGHTS)
+    elif not hasattr(weights, "last_bits") or inspect.isclass(weights):
+        raise ConfigError(
+            f"weights is {weights!r:.60}, expected 'int4', 'int8' or a planish.WeightOnly",
+            where="BuildConfig.weights",
+            fix="write planish.WeightOnly(bits=4, group=128)",
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from planish.report_accuracy import AccuracyReport
 from planish.report_calibration import TensorReport, tensor_lines, tensor_pictures
+from planish.report_weights import CompressedLayer, compressed_lines
 
 LAST_FUSION = "assign_storage"
 KINDS = {
@@ -71,7 +72,8 @@ class BuildReport:
 
     `memory` holds bytes: arena, sum_of_tensors, largest_live_set, weights. `calibrator` and
     `tensors` say how activations were calibrated; they are empty when none were. `accuracy` holds
-    accuracy before and after, where a budget was given.
+    accuracy before and after, where a budget was given; `compressed` the layers whose weights alone
+    were quantized.
     """
 
     model: str
@@ -87,6 +89,7 @@ class BuildReport:
     calibrator: str = ""
     tensors: tuple[TensorReport, ...] = ()
     accuracy: AccuracyReport | None = None
+    compressed: tuple[CompressedLayer, ...] = ()
 
     def fusions(self) -> dict[str, int]:
         """Return how often each rewrite or fusion fired over the whole build, in order."""
@@ -127,6 +130,10 @@ class BuildReport:
                 "accuracy": AccuracyReport.from_dict(data["accuracy"])
                 if data.get("accuracy")
                 else None,
+                "compressed": tuple(
+                    CompressedLayer(**{**entry, "shape": tuple(entry["shape"])})
+                    for entry in data.get("compressed", ())
+                ),
             }
         )
 
@@ -146,6 +153,7 @@ class BuildReport:
         lines += _memory_lines(self.memory)
         lines += self.accuracy.lines() if self.accuracy else []
         lines += tensor_lines(self.tensors, self.calibrator)
+        lines += compressed_lines(self.compressed)
         lines += ["regions:", *_layer_lines(self.layers)]
         lines += [f"warning: {text}" for text in self.warnings]
         return lines

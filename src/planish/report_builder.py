@@ -59,6 +59,7 @@ def make_report(
         tuned=tuned,
         calibrator="" if request.ranges is None else request.ranges.title,
         tensors=() if request.ranges is None else tensor_reports(request.ranges, request.summary),
+        compressed=tuple(request.compressed),
     )  # fmt: skip
 
 

@@ -25,6 +25,8 @@ from planish.quantize.half_range import kept_in_float32, measured_values
 from planish.quantize.insert_qdq import QuantizationSummary, quantizable_values
 from planish.quantize.samples import Samples
 from planish.quantize.scheme import Corrections, Ranges, tensor_name
+from planish.quantize.weight_only import WeightOnly, compress_weights
+from planish.report_weights import CompressedLayer
 from planish.tactics.target import Target
 
 INTEGERS = ("int8", "best")
@@ -53,6 +55,8 @@ class PrecisionRequest:
         calibrator.
     summary : QuantizationSummary or None
         What was quantized; None when nothing was asked to be.
+    compressed : list of CompressedLayer
+        The layers whose weights alone were quantized.
     """
 
     config: BuildConfig
@@ -61,6 +65,7 @@ class PrecisionRequest:
     notes: list[str] = field(default_factory=list)
     ranges: Ranges | None = None
     summary: QuantizationSummary | None = None
+    compressed: list[CompressedLayer] = field(default_factory=list)
     _warned: bool = False
 
     @staticmethod
@@ -74,7 +79,8 @@ class PrecisionRequest:
             is asked for.
         """
         check_overrides(graph, config.layer_precisions)
-        if config.precision not in INTEGERS and "int8" in config.layer_precisions.values():
+        may_be_integers = config.precision in INTEGERS or config.weights is not None
+        if not may_be_integers and "int8" in config.layer_precisions.values():
             raise ConfigError(
                 f"layers cannot run on integers in a build with precision={config.precision!r}",
                 where="BuildConfig.layer_precisions",
@@ -92,6 +98,17 @@ class PrecisionRequest:
                 "AMX-BF16): every layer runs in float32"
             )
         return request
+
+    def lower(self, graph: Graph, prints: Callable[[Node], bool], bench: Workbench) -> bool:
+        """Quantize the layers of a simplified graph, then the weights of others, as asked for.
+
+        Returns
+        -------
+        bool
+            Whether the graph changed.
+        """
+        quantized = self.quantize(graph, prints, bench)
+        return self.compress_weights(graph, bench) or quantized
 
     def quantize(self, graph: Graph, prints: Callable[[Node], bool], bench: Workbench) -> bool:
         """Make integers of the layers of a simplified graph, when they are asked for.
@@ -143,6 +160,35 @@ class PrecisionRequest:
         self.notes += self.summary.notes
         if not self.summary.layers:
             self.unmet("int8 was asked for, but no layer runs on integers")
+        return True
+
+    def compress_weights(self, graph: Graph, bench: Workbench) -> bool:
+        """Store the weights of a simplified graph in few bits, when that is asked for.
+
+        Returns
+        -------
+        bool
+            Whether the graph changed.
+
+        Raises
+        ------
+        ConfigError
+            When GPTQ has no data.
+        """
+        wanted = self.config.weights
+        if wanted is None:
+            return False
+        found = compress_weights(
+            graph,
+            WeightOnly.of(wanted),
+            self.config.layer_precisions,
+            self.config.calibrator,
+            bench,
+        )
+        self.compressed, self.notes = found.layers, self.notes + found.notes
+        if not self.compressed:
+            self.unmet("no layer has weights to compress: none is a large product by constants, or "
+                       "all are kept in floating point")  # fmt: skip
         return True
 
     def _corrections(

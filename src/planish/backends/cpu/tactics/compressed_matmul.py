@@ -37,7 +37,7 @@ from planish.tactics.target import Target
 
 CHUNKS = (256, 128)  # K steps that are decoded at a time, at most
 SHAPES = {8: ((6, 2), (4, 3)), 16: ((12, 2), (8, 3), (6, 4))}  # rows and vectors of tiles
-STRIPS = {8: (2, 4), 16: (4, 2)}  # vectors of a panel of memory
+STRIPS = {8: (3, 2), 16: (4, 2)}  # vectors of a panel of memory
 FEW = (4, 8)
 BLOCK_TILES = 64  # tiles of an item: their accumulators are in scratch
 
