@@ -48,6 +48,8 @@ from planish.runtime.engine import Engine
 
 Array = np.ndarray[Any, Any]
 
+ENOUGH = 12  # samples for the mean over all positions
+
 
 @dataclass(frozen=True)
 class Quantization:
@@ -71,7 +73,7 @@ def quantize_corrected(
     Corrections of layers and tensors that stay floating point, or of other shapes (a file of
     another model), are left out.
     """
-    layers, summary = _quantized(graph, how, corrections.gains)
+    layers, summary, _ = _quantized(graph, how, corrections.gains)
     known = {node: corrections.shifts.get(tensor_name(node.output)) for node in layers}
     shifts = {
         node: shift
@@ -84,15 +86,25 @@ def quantize_corrected(
 
 def _quantized(
     graph: Graph, how: Quantization, gain: Mapping[str, Array]
-) -> tuple[list[Node], QuantizationSummary]:
-    """Stretch and quantize a graph; return its layers on integers."""
+) -> tuple[list[Node], QuantizationSummary, dict[str, Array]]:
+    """Stretch and quantize a graph.
+
+    Returns
+    -------
+    layers : list of Node
+        Those on integers.
+    summary : QuantizationSummary
+    factors : dict of str to float64[channels]
+        What the sums of a layer are multiplied by, by the name of its result.
+    """
+    factors = {}
     for value in stretchable(how.selection(graph)) if gain else []:
         name = tensor_name(value)
         if name in gain and gain[name].shape == (channels_of(value),):
-            stretch(graph, value, gain[name], how.thresholds[name])
+            factors[stretch(graph, value, gain[name], how.thresholds[name])] = gain[name]
     layers = list(how.selection(graph).layers)
     summary = quantize_graph(graph, how.thresholds, how.layer_precisions, how.prints, how.signed)
-    return layers, summary
+    return layers, summary, factors
 
 
 def needs_corrections(selection: Selection) -> bool:
@@ -145,8 +157,8 @@ def find_corrections(
 def _notes(before: float, after: float, tensors: int, layers: int, samples: int) -> tuple[str, ...]:
     if not tensors and not layers:
         return (
-            f"channel equalization and bias correction do not lower the error of {before:.3%} on "
-            f"{samples} samples, so nothing is corrected",
+            "channel equalization and bias correction do not lower the error of "
+            f"{math.sqrt(before):.3%} on {samples} samples, so nothing is corrected",
         )
     return (
         f"depthwise network: the channels of {tensors} tensor(s) are equalized and the biases of "
@@ -157,9 +169,13 @@ def _notes(before: float, after: float, tensors: int, layers: int, samples: int)
 
 @dataclass
 class _Exact:
-    """What float32 computes from the samples."""
+    """What float32 computes from the samples.
+
+    `means` are those of the first `few` pieces: each layer's correction costs a run over them.
+    """
 
     samples: Samples
+    few: int
     outputs: list[str]
     results: list[Inputs]
     means: list[Array]
@@ -171,11 +187,9 @@ class _Exact:
     ) -> _Exact:
         probe = clone_graph(graph)
         selection = how.selection(probe)
-        wanted = list(probe.output_names)
+        wanted, candidates = list(probe.output_names), stretchable(selection)
         means = add_means(probe, list(selection.layers))
-        statistics = {
-            tensor_name(value): add_statistics(probe, value) for value in stretchable(selection)
-        }
+        statistics = {tensor_name(value): add_statistics(probe, value) for value in candidates}
         engine = bench.engine(probe)
         if not samples.pieces:
             samples.read(calibrator, engine)
@@ -184,12 +198,14 @@ class _Exact:
         ranges = {
             name: ChannelRange(
                 np.max([_rows(r[amax]).max(axis=0) for r in found], axis=0).astype(np.float64),
-                np.mean([_rows(r[square]).mean(axis=0) for r in found], axis=0, dtype=np.float64),
+                _mean(found, square),
             )
             for name, (amax, square) in statistics.items()
         }
         kept = [{name: result[name] for name in outputs} for result in found]
-        return _Exact(samples, outputs, kept, [_mean(found, name) for name in means], ranges)
+        few = max(len(found) * ENOUGH // max(samples.count, 1), 1)
+        exact_means = [_mean(found[:few], name) for name in means]
+        return _Exact(samples, few, outputs, kept, exact_means, ranges)
 
     def gains(self, graph: Graph, how: Quantization) -> dict[str, Array]:
         """Return the gains of the tensors that are worth stretching."""
@@ -228,6 +244,7 @@ class _Trial:
     names: list[str]
     inputs: list[str]
     means: list[str]
+    wanted: list[Array]
     shifts: dict[str, Array]
     error: float = math.inf
 
@@ -236,7 +253,7 @@ class _Trial:
         graph: Graph, how: Quantization, gain: dict[str, Array], exact: _Exact, bench: Workbench
     ) -> _Trial:
         copy = clone_graph(graph)
-        layers, _ = _quantized(copy, how, gain)
+        layers, _, factors = _quantized(copy, how, gain)
         names = [tensor_name(node.output) for node in layers]
         shifts = {
             name: np.zeros(channel_shape(node), np.float32)
@@ -245,13 +262,16 @@ class _Trial:
         inputs, means = open_corrections(copy, layers)
         run_pipeline(copy, [simplify()])
         opened = [value.name for value in inputs]
-        trial = _Trial(bench.engine(copy), gain, names, opened, means, shifts)
-        trial.error = exact.error(trial.run(exact.samples))
+        wanted = [
+            mean * factors.get(name, 1.0) for name, mean in zip(names, exact.means, strict=True)
+        ]
+        trial = _Trial(bench.engine(copy), gain, names, opened, means, wanted, shifts)
+        trial.error = exact.error(trial.run(exact.samples.pieces))
         return trial
 
-    def run(self, samples: Samples) -> list[Inputs]:
+    def run(self, pieces: Sequence[Inputs]) -> list[Inputs]:
         added = {name: self.shifts[of] for name, of in zip(self.inputs, self.names, strict=True)}
-        return [self.engine.run(piece | added) for piece in samples.pieces]
+        return [self.engine.run(piece | added) for piece in pieces]
 
     def correct(self, exact: _Exact, bench: Workbench) -> float:
         """Correct the biases, layer by layer; return the error that is left."""
@@ -259,10 +279,11 @@ class _Trial:
             bench.progress(index, len(self.names), "correcting biases")
             if bench.stop():
                 break
-            moved = _mean(self.run(exact.samples), self.means[index]) - exact.means[index]
+            results = self.run(exact.samples.pieces[: exact.few])
+            moved = _mean(results, self.means[index]) - self.wanted[index]
             shift = self.shifts[name]
             self.shifts[name] = shift - moved.reshape(shift.shape).astype(np.float32)
-        return exact.error(self.run(exact.samples))
+        return exact.error(self.run(exact.samples.pieces))
 
 
 def _rows(array: Array) -> Array:
@@ -272,7 +293,7 @@ def _rows(array: Array) -> Array:
 
 def _mean(results: Sequence[Inputs], name: str) -> Array:
     rows = np.concatenate([_rows(result[name]) for result in results])
-    return rows.mean(axis=0, dtype=np.float64)
+    return np.asarray(rows.mean(axis=0, dtype=np.float64))
 
 
 def _comparable(engine: Engine, names: Sequence[str]) -> list[str]:

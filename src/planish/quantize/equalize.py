@@ -31,7 +31,7 @@ from planish.ir.graph import Graph, Node, Value
 from planish.ir.rewrite import private_producer, remove_dead, scalar_of
 from planish.ops.op import OPS
 from planish.passes.building import constant, emit
-from planish.passes.linear import LINEAR, scale_and_shift
+from planish.passes.linear import LINEAR, channel_axis, output_channels, scale_and_shift
 from planish.quantize.scheme import LEVELS, tensor_name
 from planish.quantize.select_layers import Selection
 
@@ -157,7 +157,7 @@ class _Reader:
         return _Reader(squares, steps, array.shape[1] == 1)
 
 
-def stretch(graph: Graph, value: Value, gain: Array, threshold: float) -> None:
+def stretch(graph: Graph, value: Value, gain: Array, threshold: float) -> str:
     """Multiply the channels of `value` by `gain`, and divide what reads them, in place.
 
     The factor goes into the weights of the layer before, if nothing but a positively homogeneous
@@ -173,11 +173,18 @@ def stretch(graph: Graph, value: Value, gain: Array, threshold: float) -> None:
         At least 1.
     threshold : float
         Magnitude at which `value` is cut when it becomes integers.
+
+    Returns
+    -------
+    str
+        Name of the result of the layer that took the factor; "" for a Mul.
     """
     for node in value.users:
         _divide_weights(graph, node, gain)
     name, readers = tensor_name(value), list(value.uses)
-    result = _scaled_producer(graph, value, gain, threshold)
+    linear = _producer_that_scales(value, graph, gain, threshold)
+    result = None if linear is None else _scaled(graph, value, linear, gain)
+    layer = "" if linear is None or result is None else tensor_name(linear.output)
     if result is None:
         users = set(value.users)
         first = next(node for node in graph if node in users)
@@ -188,6 +195,7 @@ def stretch(graph: Graph, value: Value, gain: Array, threshold: float) -> None:
         node.replace_input(index, result)
     if value.producer is not None:
         remove_dead(value.producer, graph)
+    return layer
 
 
 def _divide_weights(graph: Graph, node: Node, gain: Array) -> None:
@@ -210,22 +218,20 @@ def _vector(graph: Graph, value: Value, gain: Array) -> Value:
     return constant(graph, gain.reshape(shape), value)
 
 
-def _scaled_producer(graph: Graph, value: Value, gain: Array, threshold: float) -> Value | None:
-    """Return `value` times `gain`, the factor taken by the layer before; None where it cannot."""
-    if value.producer is None:
+def _producer_that_scales(value: Value, graph: Graph, gain: Array, threshold: float) -> Node | None:
+    """Return the layer before that can take factors for the channels of `value`, or None."""
+    node = value.producer
+    if node is not None and node.op not in LINEAR:
+        source = node.inputs[0] if _passes_factors(node, threshold) else None
+        node = private_producer(source, graph, *LINEAR)
+    if node is None or channel_axis(node) != channel_axis_of(value):
         return None
-    if value.producer.op in LINEAR:
-        linear, activation = value.producer, None
-    else:
-        activation = value.producer
-        source = activation.inputs[0] if _passes_factors(activation, threshold) else None
-        found = private_producer(source, graph, *LINEAR)
-        if found is None:
-            return None
-        linear = found
-    axis = 1 if linear.op != "MatMul" else linear.output.rank - 1
-    if axis != channel_axis_of(value):
-        return None
+    return node if output_channels(node) == len(gain) else None
+
+
+def _scaled(graph: Graph, value: Value, linear: Node, gain: Array) -> Value | None:
+    """Return `value` times `gain`, the factor taken by the weights of `linear`, if they can."""
+    activation = value.producer if value.producer is not linear else None
     scaled = scale_and_shift(graph, activation or linear, linear, gain, None)
     if scaled is None:
         return None
