@@ -99,6 +99,22 @@ WIDE int wide_step(float x, int zero, int low, int high) {
     WIDE void planish_v16_quantize_##NAME(T *p, planish_v16 x, int zero) {                         \
         planish_v16_quantize_##NAME##_part(p, x, zero, 16);                                        \
     }                                                                                              \
+    WIDE void planish_v16_quantize_4x1_##NAME(T *p, planish_v16 a, planish_v16 b, planish_v16 c,   \
+                                              planish_v16 d, int zero, int n) {                    \
+        const planish_v16 x[4] = {a, b, c, d};                                                     \
+        for (int i = 0; i < n; i++) p[i] = (T)wide_step(x[i / 16][i % 16], zero, LOW, HIGH);       \
+    }                                                                                              \
+    WIDE void planish_v16_quantize_2x2_##NAME(T *p, T *q, planish_v16 a, planish_v16 b,            \
+                                              planish_v16 c, planish_v16 d, int zero, int n) {     \
+        planish_v16_quantize_4x1_##NAME(p, a, b, a, b, zero, n);                                   \
+        planish_v16_quantize_4x1_##NAME(q, c, d, c, d, zero, n);                                   \
+    }                                                                                              \
+    WIDE void planish_v16_quantize_1x4_##NAME(T *p, T *q, T *r, T *s, planish_v16 a,               \
+                                              planish_v16 b, planish_v16 c, planish_v16 d,         \
+                                              int zero, int n) {                                   \
+        planish_v16_quantize_2x2_##NAME(p, q, a, a, b, b, zero, n);                                \
+        planish_v16_quantize_2x2_##NAME(r, s, c, c, d, d, zero, n);                                \
+    }                                                                                              \
     WIDE void planish_v16_look_up_##NAME##_part(void *p, const uint8_t *t, planish_v16 x,          \
                                                 int zero, int n) {                                 \
         for (int i = 0; i < n; i++)                                                                \

@@ -27,7 +27,6 @@ from planish.backends.cpu.codegen.amx_plan import (
 )
 from planish.backends.cpu.codegen.amx_rows import BlockRows, const_of
 from planish.backends.cpu.codegen.element import ElementKind
-from planish.backends.cpu.codegen.epilogue import print_finish
 from planish.backends.cpu.codegen.gemm_problem import Problem
 from planish.backends.cpu.codegen.packing import Columns, split_columns
 from planish.backends.cpu.codegen.scalar import c_dim
@@ -163,11 +162,10 @@ class _Printer:
     # -- the whole -------------------------------------------------------------------------------
 
     def print(self) -> AmxSource:
-        problem = self.problem
         parts = [
-            print_finish(problem.epilogue, problem.unit.lanes, problem.symbols),
+            self.rows.print_epilogue(),
             self.rows.print_state(),
-            self.rows.print_row(),
+            self.rows.print_rows(),
             *(self.print_block_function(vectors) for vectors in self.rows.widths),
             self.print_kernel(),
         ]
@@ -189,8 +187,8 @@ class _Printer:
             body += ["const @NAME@_block waiting = *q;", "int64_t next = waiting.next;"]
         body += self.print_walk(vectors)
         if self.blocking.interleave:
-            body += [self.rows.finish("&waiting", "next", self.rows.slots)]
-            body += [f"q->next = {self.rows.slots};"]
+            body += [self.rows.finish("&waiting", "next", self.rows.units)]
+            body += [f"q->next = {self.rows.units};"]
         body += [f"_tile_stored({self.cell(i, j)}, {self.place(i, j)});" for i, j in cells]
         pointers = [f"const {self.kind.input_ctype} *a{i}" for i in range(self.blocking.rows)]
         parameters = [
@@ -230,8 +228,8 @@ class _Printer:
         body += self.print_prefetch(vectors)
         body.append(f"b += {vectors * self.tile_elements};")
         if self.blocking.interleave:
-            share = -(-self.rows.slots // self.block_steps)
-            limit = f"planish_min_i64(next + {share}, {self.rows.slots})"
+            share = -(-self.rows.units // self.block_steps)
+            limit = f"planish_min_i64(next + {share}, {self.rows.units})"
             body += [f"const int64_t last = {limit};", self.rows.finish("&waiting", "next", "last")]
         return [*body, "}", *(["}"] * len(self.loops))]
 
@@ -284,13 +282,12 @@ class _Printer:
         body = [
             *self.print_extents(),
             *self.print_pointers(),
-            "@NAME@_block waiting, *const q = &waiting;",
-            f"q->next = {self.rows.slots};",
+            *self.rows.print_start(),
             f"planish_amx_begin({use.accumulators}, {use.left}, {use.right}, (int)rows, {depth});",
             "for (int64_t item = begin; item < end; item++) {",
             *self.print_item(),
             "}",
-            self.rows.finish("q", "q->next", self.rows.slots),
+            self.rows.finish("q", "q->next", self.rows.units),
             "planish_amx_end();",
         ]
         head = (
@@ -442,6 +439,8 @@ class _Printer:
         """Return where the tiles of a block start and how many of their rows are done already."""
         lines, tiles, body = self.lines, self.blocking.rows, []
         x = self.dim(self.problem.x.strides[0])
+        if self.rows.linear:
+            return self.print_linear_tiles()
         for i in range(tiles):
             body.append(f"const int64_t t{i} = block * {tiles} + {i};")
             index, line, pointer = f"t{i}", "", ""
@@ -463,6 +462,20 @@ class _Printer:
                 done = f"t{i} < {self.dim(lines.tiles)} ? {done} : rows"
             body.append(f"const int64_t skip{i} = {done};")
         return body
+
+    def print_linear_tiles(self) -> list[str]:
+        """Return `print_tiles` for blocks that are moved back whole where they end late."""
+        slots, x = self.rows.slots, self.dim(self.problem.x.strides[0])
+        source = f"const {self.kind.input_ctype} *const a"
+        return [
+            f"const int64_t wanted = block * {slots};",
+            f"const int64_t first0 = planish_min_i64(wanted, extent - {slots});",
+            "const int64_t skip0 = wanted - first0;",
+            *(
+                f"{source}{i} = item_a + (first0 + {i * self.rows.height}) * {x};"
+                for i in range(self.blocking.rows)
+            ),
+        ]
 
     def print_call(self) -> list[str]:
         shift = " + shift" if self.hoisted else ""

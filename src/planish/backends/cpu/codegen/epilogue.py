@@ -25,6 +25,7 @@ from planish.backends.cpu.codegen.scalar import (
     load,
     memory_type,
     print_statements,
+    scalar_constant,
     store,
     supported,
 )
@@ -35,6 +36,7 @@ from planish.backends.cpu.codegen.vector_templates import (
     has_vector_form,
     print_vector_statements,
     quantizing_store,
+    rounded_number,
     stored_quantizations,
 )
 from planish.errors import TacticError
@@ -151,6 +153,14 @@ class Epilogue:
     def sum_ctype(self) -> str:
         """C type of an accumulator in memory."""
         return "int32_t" if self.is_integer else "float"
+
+    @property
+    def stores_numbers(self) -> bool:
+        """Whether all it writes are bytes that are rounded as they are stored (`print_number`)."""
+        if self.form == "scalar" or len(self.writes) != 1:
+            return False
+        ((value, access),) = self.writes
+        return value.producer in _stored(self) and not access.table
 
     @property
     def _vectorisable(self) -> bool:
@@ -385,15 +395,8 @@ def print_finish(epilogue: Epilogue, lanes: int, symbols: Sequence[str]) -> str:
         return print_scalar_finish(epilogue, symbols)
     v = f"planish_v{lanes}"
     names = {epilogue.source: "x"}
-    lines = []
-    for index, (value, access) in enumerate(epilogue.reads):
-        if access.is_indirect:
-            continue
-        names[value] = f"r{index}"
-        lines.append(f"const {v} r{index} = {_print_read(epilogue, access, v, lanes)};")
     stored = _stored(epilogue)
-    nodes = [node for node in epilogue.nodes if node not in stored]
-    lines += print_vector_statements(nodes, names, v)
+    lines = _print_statements(epilogue, stored, names, lanes)
     for value, access in epilogue.writes:
         function, arguments = f"{v}_store", names.get(value, "")
         if access.dtype is BF16:
@@ -412,6 +415,42 @@ def print_finish(epilogue: Epilogue, lanes: int, symbols: Sequence[str]) -> str:
     sums = epilogue.sum_vector(v)
     parameters = f"{sums} x, int part, const int64_t *d{parameters_of(epilogue)}"
     return f"PLANISH_INLINE void @NAME@_finish({parameters}) {{\n    {body}\n}}\n"
+
+
+def print_number(epilogue: Epilogue, lanes: int) -> str:
+    """Return the C function of what an epilogue that `stores_numbers` rounds.
+
+    ``V @NAME@_number(V x, int part, const int64_t *d, pointers of what is read)`` does one vector.
+    """
+    v, names = f"planish_v{lanes}", {epilogue.source: "x"}
+    lines = _print_statements(epilogue, _stored(epilogue), names, lanes)
+    ((value, _),) = epilogue.writes
+    text, _ = rounded_number(value, names, v, {epilogue.source: epilogue.most})
+    body = "\n    ".join([*lines, f"return {text};"])
+    reads = [f", const {access.ctype} *{access.name}" for _, access in epilogue.reads]
+    parameters = f"{epilogue.sum_vector(v)} x, int part, const int64_t *d{''.join(reads)}"
+    return f"PLANISH_INLINE {v} @NAME@_number({parameters}) {{\n    {body}\n}}\n"
+
+
+def stored_zero(epilogue: Epilogue) -> int:
+    """Return the zero point of an epilogue that `stores_numbers`."""
+    ((value, _),) = epilogue.writes
+    zero = value.producer and scalar_constant(value.producer.input(2))
+    return int(zero or 0)
+
+
+def _print_statements(
+    epilogue: Epilogue, stored: set[Node | None], names: dict[Value, str], lanes: int
+) -> list[str]:
+    """Return the statements of one vector but for `stored` nodes; `names` gains their outputs."""
+    v, lines = f"planish_v{lanes}", []
+    for index, (value, access) in enumerate(epilogue.reads):
+        if access.is_indirect:
+            continue
+        names[value] = f"r{index}"
+        lines.append(f"const {v} r{index} = {_print_read(epilogue, access, v, lanes)};")
+    nodes = [node for node in epilogue.nodes if node not in stored]
+    return lines + print_vector_statements(nodes, names, v)
 
 
 def _stored(epilogue: Epilogue) -> set[Node | None]:

@@ -5,6 +5,7 @@
  * exactly; without VNNI it multiplies sixteen bits, because vpmaddubsw would saturate.
  * load_i8, load_u8: bytes as floats. store_i8, store_u8: floats that are whole numbers in range.
  * quantize_i8, quantize_u8: store saturate(round(x) + zero), halves to even, for x below 2^31.
+ * quantize_4x1, 2x2, 1x4 (vectors x rows): the same for four vectors at once, n bytes of each row.
  */
 #ifndef PLANISH_INTEGER_H
 #define PLANISH_INTEGER_H
@@ -146,6 +147,50 @@ PLANISH_INLINE __m128i planish_v16_looked_up(const uint8_t *table, __m128i x) {
     }
 PLANISH_STORE_BYTES16(i8, int8_t)
 PLANISH_STORE_BYTES16(u8, uint8_t)
+/* Four vectors, saturated to bytes, one after the other: narrowing them together takes half the
+ * shuffles of narrowing each. */
+PLANISH_INLINE __m512i planish_v16_words_of(planish_v16 x, planish_v16 y, int zero) {
+    const __m512i q = _mm512_packs_epi32(_mm512_cvtps_epi32(x), _mm512_cvtps_epi32(y));
+    return zero ? _mm512_adds_epi16(q, _mm512_set1_epi16((int16_t)zero)) : q;
+}
+#define PLANISH_STORE_GROUPS(NAME, PACK, T)                                                        \
+    PLANISH_INLINE __m512i planish_v16_pack4_##NAME(planish_v16 a, planish_v16 b, planish_v16 c,   \
+                                                    planish_v16 d, int zero) {                     \
+        const __m512i order =                                                                      \
+            _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);               \
+        const __m512i words = planish_v16_words_of(a, b, zero);                                    \
+        return _mm512_permutexvar_epi32(order, PACK(words, planish_v16_words_of(c, d, zero)));     \
+    }                                                                                              \
+    PLANISH_INLINE void planish_v16_quantize_4x1_##NAME(T *p, planish_v16 a, planish_v16 b,        \
+                                                        planish_v16 c, planish_v16 d, int zero,    \
+                                                        int n) {                                   \
+        const __m512i x = planish_v16_pack4_##NAME(a, b, c, d, zero);                              \
+        if (n == 64) _mm512_storeu_si512(p, x);                                                    \
+        else _mm512_mask_storeu_epi8(p, (1ull << n) - 1u, x);                                      \
+    }                                                                                              \
+    PLANISH_INLINE void planish_v16_quantize_2x2_##NAME(T *p, T *q, planish_v16 a, planish_v16 b,  \
+                                                        planish_v16 c, planish_v16 d, int zero,    \
+                                                        int n) {                                   \
+        const __m512i x = planish_v16_pack4_##NAME(a, b, c, d, zero);                              \
+        const __m256i low = _mm512_castsi512_si256(x), high = _mm512_extracti64x4_epi64(x, 1);     \
+        const __mmask32 mask = (__mmask32)((1ull << n) - 1u);                                      \
+        if (n == 32) _mm256_storeu_si256((__m256i *)p, low);                                       \
+        else _mm256_mask_storeu_epi8(p, mask, low);                                                \
+        if (n == 32) _mm256_storeu_si256((__m256i *)q, high);                                      \
+        else _mm256_mask_storeu_epi8(q, mask, high);                                               \
+    }                                                                                              \
+    PLANISH_INLINE void planish_v16_quantize_1x4_##NAME(T *p, T *q, T *r, T *s, planish_v16 a,     \
+                                                        planish_v16 b, planish_v16 c,              \
+                                                        planish_v16 d, int zero, int n) {          \
+        const __m512i x = planish_v16_pack4_##NAME(a, b, c, d, zero);                              \
+        const __mmask16 mask = PLANISH_MASK16(n);                                                  \
+        _mm_mask_storeu_epi8(p, mask, _mm512_castsi512_si128(x));                                  \
+        _mm_mask_storeu_epi8(q, mask, _mm512_extracti32x4_epi32(x, 1));                            \
+        _mm_mask_storeu_epi8(r, mask, _mm512_extracti32x4_epi32(x, 2));                            \
+        _mm_mask_storeu_epi8(s, mask, _mm512_extracti32x4_epi32(x, 3));                            \
+    }
+PLANISH_STORE_GROUPS(i8, _mm512_packs_epi16, int8_t)
+PLANISH_STORE_GROUPS(u8, _mm512_packus_epi16, uint8_t)
 #endif /* AVX-512 */
 
 #if defined(__AVX2__) && defined(__FMA__)

@@ -215,7 +215,15 @@ def stored_quantizations(stored: Iterable[tuple[Value, DType]]) -> set[Node | No
 def quantizing_store(
     value: Value, names: Mapping[Value, str], v: str, most: Mapping[Value, float] | None = None
 ) -> tuple[str, str]:
-    """Return the function that rounds, saturates and stores, and its arguments but the pointer.
+    """Return the function that rounds, saturates and stores, and its arguments but the pointer."""
+    text, zero = rounded_number(value, names, v, most)
+    return f"{v}_quantize_{value.dtype}", f"{text}, {zero}"
+
+
+def rounded_number(
+    value: Value, names: Mapping[Value, str], v: str, most: Mapping[Value, float] | None = None
+) -> tuple[str, int]:
+    """Return what the QuantizeLinear of a stored value rounds, and the zero point to be added then.
 
     `most` are known bounds of magnitudes (see `magnitude`): within reach of int32, rounding needs
     no other bound.
@@ -228,7 +236,7 @@ def quantizing_store(
     number, text = 0 if zero is None else int(zero), scaled(node, arguments, v)
     if scale is None or not magnitude(node.present_inputs[0], most or {}) < BEYOND * float(scale):
         text = f"{v}_min({_set(BEYOND, v)}, {text})"
-    return f"{v}_quantize_{value.dtype}", f"{text}, {number}"
+    return text, number
 
 
 def magnitude(value: Value, known: Mapping[Value, float]) -> float:
