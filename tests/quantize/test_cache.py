@@ -44,6 +44,19 @@ def test_what_is_written_is_read_back() -> None:
         assert cache.scales[name] == pytest.approx(entry.scale, rel=1e-7)
 
 
+def test_a_partial_calibration_is_marked_so_that_tensorrt_reads_it_too() -> None:
+    ranges = Ranges({"a": TensorRange(1.27)}, "MinMaxCalibration", 7, partial=True)
+    text = format_cache(ranges).decode()
+    assert all(len(line.rpartition(": ")[2]) == 8 for line in text.splitlines()[1:])
+    cache = CalibrationCache.parse(text)
+    assert list(cache.scales) == ["a"]
+    assert cache.partial_batches == 7
+    again = cache.ranges(["a"])
+    assert again.partial
+    assert any("partial" in note and "after 7 batches" in note for note in again.notes)
+    assert not CalibrationCache.parse(MNIST).ranges(["data"]).partial
+
+
 def test_unmatched_names_are_listed() -> None:
     ranges = CalibrationCache.parse(MNIST).ranges(["data", "conv1", "missing"])
     assert list(ranges) == ["data", "conv1"]

@@ -227,19 +227,25 @@ def test_cancelling_keeps_what_was_collected(tmp_path: Path) -> None:
         )
     assert calibrator.ranges is not None
     assert 1 <= calibrator.ranges.batches < 50
-    assert path.is_file()
+    assert calibrator.ranges.partial
+    engine = build(planish.MinMaxCalibrator(cache=path))
+    said = [text for text in engine.report.warnings if "partial" in text]
+    assert len(said) == 1
+    assert f"after {calibrator.ranges.batches} batches" in said[0]
     seen = [each for each in reports if "calibrating" in each.detail]
     assert (seen[0].done, seen[0].total) == (1, 50)
 
 
-def test_an_interruption_keeps_what_was_collected() -> None:
+def test_an_interruption_keeps_what_was_collected(tmp_path: Path) -> None:
     def generate() -> Iterator[Array]:
         yield images()[0]
         raise KeyboardInterrupt
 
-    calibrator = planish.MinMaxCalibrator(generate)
+    calibrator = planish.MinMaxCalibrator(generate, cache=tmp_path / "x.cache")
     with pytest.raises(KeyboardInterrupt):
         ranges_of(calibrator)
+    cache = CalibrationCache.parse((tmp_path / "x.cache").read_bytes())
+    assert cache.partial_batches == 1
     assert calibrator.ranges is not None
     assert calibrator.ranges["x"].amax == np.abs(images()[0]).max()
 
@@ -251,6 +257,21 @@ def test_calibration_ends_with_its_share_of_the_time() -> None:
 
     ranges = ranges_of(planish.MinMaxCalibrator(generate), time_budget=2.0)
     assert any("time budget" in note for note in ranges.notes)
+    assert ranges.partial
+
+
+def test_time_that_ends_with_the_data_leaves_nothing_out() -> None:
+    done = []
+
+    def generate() -> Iterator[Array]:
+        yield images()[0]
+        done.append(True)  # from here on the build is cancelled
+
+    calibrator = planish.MinMaxCalibrator(generate)
+    with pytest.raises(BuildCancelled):
+        build(calibrator, cancel=lambda: bool(done))
+    assert calibrator.ranges is not None
+    assert not calibrator.ranges.partial
 
 
 # -- what can be wrong ---------------------------------------------------------------------------
@@ -331,7 +352,7 @@ def test_an_unknown_layer_is_refused_with_a_suggestion() -> None:
     assert "did you mean 'stem'" in str(caught.value)
     with pytest.raises(ConfigError, match="in a build with precision='bf16'"):
         build(None, precision="bf16", layer_precisions={"stem": "int8"})
-    with pytest.raises(ConfigError, match="expected one of fp32, bf16, int8"):
+    with pytest.raises(ConfigError, match="expected one of fp32, fp16, bf16, int8"):
         BuildConfig(layer_precisions={"stem": "fp64"})
 
 

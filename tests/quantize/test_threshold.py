@@ -68,6 +68,40 @@ def test_entropy_is_the_published_search(name: str) -> None:
     assert entropy_threshold(histogram) == pytest.approx(want, rel=1e-12)
 
 
+def per_cut_entropy(counts: Array, width: float) -> float:
+    """The published search over all 2048 bins, with no bound on what is clipped; by numpy a cut."""
+    counts = counts.astype(float)
+    counts[0] = counts[1]
+    divergences = []
+    for cut in range(128, len(counts) + 1):
+        inside = counts[:cut]
+        p = inside.copy()
+        p[-1] += counts[cut:].sum()
+        group = np.floor(np.arange(cut) * (128 / cut) + 1e-9).astype(int)
+        filled = inside > 0
+        sums = np.bincount(group, inside, 128)
+        members = np.bincount(group, filled, 128)
+        q = np.where(filled, (sums / np.maximum(members, 1))[group], 0.0)
+        if np.any((q == 0) & (p > 0)):
+            divergences.append(math.inf)
+            continue
+        p, q = p[p > 0] / p.sum(), q[p > 0] / q.sum()
+        divergences.append(float((p * np.log(p / q)).sum()))
+    found = np.array(divergences)
+    last = np.flatnonzero(found <= found.min() + 1e-12)[-1]
+    return (128 + int(last) + 0.5) * width
+
+
+@pytest.mark.parametrize("name", ["normal", "relu", "laplace", "uniform", "exponential"])
+def test_the_bound_on_clipping_changes_nothing_for_smooth_distributions(name: str) -> None:
+    more = {"exponential": lambda g: g.exponential(size=200_000)}
+    histogram, amax = histogram_of({**DISTRIBUTIONS, **more}[name](np.random.default_rng(11)))
+    assert len(histogram.counts) == BINS
+    want = per_cut_entropy(histogram.counts, histogram.width)
+    assert entropy_threshold(histogram) == pytest.approx(want, rel=1e-12)
+    assert 0.3 * amax < want <= amax + histogram.width
+
+
 def test_a_uniform_histogram_keeps_its_whole_range() -> None:
     # NVIDIA's MNIST sample: `prob` in [0, 1] has the scale 3c010a14, which is 2048.5 / 2048 / 127
     (scale,) = struct.unpack(">f", bytes.fromhex("3c010a14"))

@@ -5,7 +5,9 @@
     conv1_relu: 3d2a0c31
 
 The first line names version and algorithm; every other line a tensor and its scale (threshold /
-127) as the eight hexadecimal digits of a big-endian float32.
+127) as the eight hexadecimal digits of a big-endian float32. A calibration that did not see every
+batch adds a tensor that no model has, whose "scale" is the number of batches it saw: TensorRT reads
+such a cache, too.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from planish.errors import ConfigError
 from planish.quantize.scheme import LEVELS, Ranges, TensorRange
 
 VERSION = "8601"  # written as TensorRT's; the last releases with calibrators read any version's
+PARTIAL = "(planish: calibration ended early, after batches)"
 SHOWN = 8  # tensors that a message names
 
 
@@ -33,10 +36,13 @@ class CalibrationCache:
     scales : dict of str to float
         Tensor name to scale, in the order of the file. Scales of 0 (tensors that were always
         zero) are left out.
+    partial_batches : int
+        Batches that a calibration saw which did not see all; 0 for a complete one.
     """
 
     algorithm: str
     scales: Mapping[str, float]
+    partial_batches: int = 0
 
     @staticmethod
     def parse(contents: bytes | str, where: str = "calibration cache") -> CalibrationCache:
@@ -56,7 +62,7 @@ class CalibrationCache:
         header = lines[0].split("-") if lines else []
         if len(header) < 3 or header[0] != "TRT":
             raise _damaged(f"its first line is {lines[0][:60]!r}" if lines else "empty", where)
-        scales = {}
+        scales: dict[str, float] = {}
         for number, line in enumerate(lines[1:], start=2):
             if not line.strip():
                 continue
@@ -66,7 +72,8 @@ class CalibrationCache:
                 raise _damaged(f"line {number} is {line[:60]!r}", where)
             if scale > 0:
                 scales[name] = scale
-        return CalibrationCache("-".join(header[2:]), scales)
+        partial = int(scales.pop(PARTIAL, 0))
+        return CalibrationCache("-".join(header[2:]), scales, partial)
 
     def ranges(self, names: list[str], where: str = "calibration cache") -> Ranges:
         """Return the ranges of the tensors `names`; the notes list what does not match.
@@ -88,6 +95,11 @@ class CalibrationCache:
         missing = [name for name in names if name not in known]
         foreign = [name for name in self.scales if name not in known]
         notes = []
+        if self.partial_batches:
+            notes.append(
+                f"the calibration cache is partial: its calibration ended early, after "
+                f"{self.partial_batches} batches; delete {where} to calibrate again"
+            )
         if missing:
             notes.append(
                 f"not in the calibration cache, so their layers stay in floating point: "
@@ -102,14 +114,17 @@ class CalibrationCache:
             name: TensorRange(scale * LEVELS, 0.0, -scale * LEVELS, scale * LEVELS)
             for name, scale in known.items()
         }
-        return Ranges(tensors, self.algorithm, 0, tuple(notes))
+        partial = self.partial_batches > 0
+        return Ranges(tensors, self.algorithm, 0, tuple(notes), partial=partial)
 
 
 def format_cache(ranges: Ranges) -> bytes:
     """Return `ranges` in the text form."""
     lines = [f"TRT-{VERSION}-{ranges.algorithm}"]
-    for name, entry in ranges.items():
-        lines.append(f"{name}: {struct.pack('>f', entry.scale).hex()}")
+    scales = {name: entry.scale for name, entry in ranges.items()}
+    if ranges.partial:
+        scales[PARTIAL] = float(ranges.batches)
+    lines += [f"{name}: {struct.pack('>f', scale).hex()}" for name, scale in scales.items()]
     return ("\n".join(lines) + "\n").encode()
 
 

@@ -100,6 +100,7 @@ def calibrate(
     try:
         run.collect()
     except KeyboardInterrupt:  # what was collected is kept
+        run.stopped = run.stopped or "calibration was interrupted: it did not see every batch"
         if run.batches:
             run.finish()
         raise
@@ -158,6 +159,9 @@ class _Run:
         input_names = [info.name for info in self.engine.inputs]
         with ThreadPoolExecutor(max(self.engine.threads, 1)) as pool:
             for batch in self.calibrator.batches(input_names):
+                self.stopped = self.bench.stop() if self.batches else ""
+                if self.stopped:  # and there is more to see
+                    return
                 self._batch(batch, pool)
                 self.batches += 1
                 self.bench.progress(self.batches, total)
@@ -192,7 +196,14 @@ class _Run:
             notes.append(f"always zero on the calibration data, not quantized: {', '.join(zero)}")
         if infinite:
             notes.append(f"infinite on the calibration data, not quantized: {', '.join(infinite)}")
-        return Ranges(found, self.calibrator.algorithm, self.batches, tuple(notes), tuple(infinite))
+        return Ranges(
+            found,
+            self.calibrator.algorithm,
+            self.batches,
+            tuple(notes),
+            tuple(infinite),
+            partial=bool(self.stopped),
+        )
 
     def _range(self, fine: FineHistogram, levels: int) -> TensorRange:
         histogram, amax = fine.finish(levels), fine.amax
@@ -214,14 +225,15 @@ class _Run:
         )
 
     def _batch(self, batch: Any, pool: ThreadPoolExecutor) -> None:
-        where = f"calibration batch {self.batches}"
+        where, begun = f"calibration batch {self.batches}", False
         for piece in pieces(named(batch, self.engine.inputs, where), self.axis, where):
+            self.stopped = self.bench.stop() if begun else ""
             if self.stopped:
                 break
+            begun = True
             if self.samples is not None:
                 self.samples.offer(piece, self.axis)
             list(pool.map(self._count, *zip(*self._tensors(piece, where).items(), strict=True)))
-            self.stopped = self.bench.stop()
         for name, fine in self.histograms.items():
             if fine["nan"]:
                 raise InputError(

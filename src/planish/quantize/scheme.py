@@ -91,6 +91,8 @@ class Ranges(Mapping[str, TensorRange]):
         What the user has to be told.
     infinite : tuple of str
         Tensors that held infinities.
+    partial : bool
+        Whether calibration ended before it saw every batch.
     corrections : Corrections or None
         What was found to lower the error on the data; None when it was not looked for.
     """
@@ -100,6 +102,7 @@ class Ranges(Mapping[str, TensorRange]):
     batches: int = 0
     notes: tuple[str, ...] = ()
     infinite: tuple[str, ...] = ()
+    partial: bool = False
     corrections: Corrections | None = None
 
     def __getitem__(self, name: str) -> TensorRange:
