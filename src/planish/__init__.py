@@ -17,8 +17,10 @@ if TYPE_CHECKING:
         MseCalibrator,
     )
     from planish.quantize.scheme import Ranges
+    from planish.quantize.weight_only import WeightOnly
     from planish.report import BuildReport
     from planish.report_sensitivity import Sensitivity
+    from planish.runtime.cuda.arrays import DeviceArray
     from planish.runtime.engine import Engine, load
 
 __version__ = "0.1.0"
@@ -29,6 +31,7 @@ _PUBLIC = {
     "Budget": "planish.quantize.budget",
     "BuildConfig": "planish.config",
     "BuildReport": "planish.report",
+    "DeviceArray": "planish.runtime.cuda.arrays",
     "Engine": "planish.runtime.engine",
     "EntropyCalibrator": "planish.quantize.calibrators",
     "EntropyCalibrator2": "planish.quantize.calibrators",
@@ -39,6 +42,7 @@ _PUBLIC = {
     "Progress": "planish.config",
     "Ranges": "planish.quantize.scheme",
     "Sensitivity": "planish.report_sensitivity",
+    "WeightOnly": "planish.quantize.weight_only",
     "build": "planish.builder",
     "calibrate": "planish.builder",
     "load": "planish.runtime.engine",
@@ -49,6 +53,7 @@ __all__ = [
     "Budget",
     "BuildConfig",
     "BuildReport",
+    "DeviceArray",
     "Engine",
     "EntropyCalibrator",
     "EntropyCalibrator2",
@@ -59,6 +64,7 @@ __all__ = [
     "Progress",
     "Ranges",
     "Sensitivity",
+    "WeightOnly",
     "build",
     "calibrate",
     "load",
