@@ -133,17 +133,12 @@ class Printer:
         wide = self.is_wide(memory)
         terms, masks = [memory.pointer], []
         for group in groups:
-            axes = [axis for axis in group.axes if axis >= shift]
-            varying = [a for a in axes if memory.shape[a - shift] != 1]
-            if not varying:
-                if whole:
-                    terms.append(f"{group.text} * 0")
-                    masks += [group.mask] if group.mask else []
-                continue
             text = f"{group.text}.to(tl.int64)" if wide else group.text
-            terms += self._group_terms(memory, space, group.axes, text, shift)
-            if group.mask:
-                masks.append(group.mask)
+            steps = self._group_terms(memory, space, group.axes, text, shift)
+            if not steps and not whole:
+                continue  # one element for the whole group
+            terms += steps or [f"{group.text} * 0"]
+            masks += [group.mask] if group.mask else []
         return " + ".join(terms), " & ".join(dict.fromkeys(masks))
 
     def load(self, memory: Memory, space: Shape, groups: Sequence[Group], name: str) -> str:
