@@ -33,6 +33,7 @@ from planish.passes.overrides import wanted_precision
 from planish.passes.quantized import QUANTIZE, dequantize_of, widening_of
 
 HALVES = {"bf16": BF16, "fp16": F16}
+LARGEST = {BF16: float(np.finfo(np.float32).max) * (1 - 2.0**-8), F16: 65504.0}
 PRODUCTS = frozenset(
     {
         "Attention",
@@ -136,6 +137,12 @@ class LowerPrecision(GraphPass):
     def _is_allowed(self, node: Node) -> bool:
         """Whether the user lets `node` go lower."""
         return (wanted_precision(node, self.overrides) or self.precision) in HALVES
+
+
+def nodes_to_lower(graph: Graph) -> list[Node]:
+    """Return the nodes of a float32 graph that run on 16-bit floats where these are asked for."""
+    found = _nodes_to_lower(graph, set(graph), set(), ())
+    return [] if found is None else list(found[0])
 
 
 def _nodes_to_lower(
@@ -297,7 +304,7 @@ class _Lowering:
 
     def _lower_constant(self, value: Value) -> Value:
         """Round a constant; finite numbers stay finite (a mask's -3.4e38 would become -inf)."""
-        limit = np.finfo(np.float32).max * (1 - 2.0**-8)
+        limit = LARGEST[self.dtype]
         array = value.array
         finite = np.isfinite(array)
         clipped = np.where(finite, np.clip(array, -limit, limit), array)

@@ -77,6 +77,12 @@ class Calibrator(ABC):
         return self._batches is not None or type(self).get_batch is not Calibrator.get_batch
 
     @property
+    def is_repeatable(self) -> bool:
+        """Whether the data can be read again from the beginning."""
+        own = type(self).get_batch is not Calibrator.get_batch
+        return not own and (callable(self._batches) or not isinstance(self._batches, Iterator))
+
+    @property
     def count(self) -> int:
         """Batches that there are; 0 when that is not known beforehand."""
         return len(self._batches) if isinstance(self._batches, Sized) else 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from planish.config import BuildConfig
 from planish.errors import ConfigError
+from planish.ir.dtypes import F8E4M3, I8, U8, DType
 from planish.ir.graph import Graph, Node
 from planish.passes.fuse_siblings import FuseSiblings
 from planish.passes.overrides import check_overrides
@@ -30,7 +31,9 @@ from planish.report_weights import CompressedLayer
 from planish.tactics.target import Target
 
 INTEGERS = ("int8", "best")
-HALVES = ("fp16", "best")  # 16-bit floats of the kind that the device is fast with
+QUANTIZED = (*INTEGERS, "fp8")
+HALVES = ("fp16", "fp8", "best")  # 16-bit floats of the kind that the device is fast with
+SMALL_FLOATS = 89  # architecture from which on GPUs multiply floats of eight bits
 
 
 class PrecisionWarning(UserWarning):
@@ -86,6 +89,12 @@ class PrecisionRequest:
                 where="BuildConfig.layer_precisions",
                 fix='ask for precision="int8" or "best", which need a calibrator',
             )
+        if config.precision == "fp8" and not _multiplies_small_floats(target):
+            raise ConfigError(
+                "fp8 was asked for, and the target does not multiply floats of eight bits",
+                where="BuildConfig.precision = 'fp8'",
+                fix='NVIDIA GPUs do from sm_89 on; elsewhere ask for precision="int8" or "best"',
+            )
         floats = floats_of(config.precision, target)
         request = PrecisionRequest(config, floats, dict(config.layer_precisions))
         if config.precision == "fp16" and floats == "bf16":
@@ -123,9 +132,9 @@ class PrecisionRequest:
         ConfigError
             When there is nothing to take scales from.
         """
-        if self.config.precision == "fp16" and self.floats != "fp32":
+        if self.floats == "fp16" or (self.config.precision == "fp16" and self.floats != "fp32"):
             self._keep_wide_layers(graph, bench)
-        if self.config.precision not in INTEGERS:
+        if self.config.precision not in QUANTIZED:
             return False
         calibrator = self.config.calibrator
         if any(node.op in (QUANTIZE, DEQUANTIZE) for node in graph):
@@ -135,8 +144,8 @@ class PrecisionRequest:
                 )
             return False
         if calibrator is None:
-            if self.config.precision == "int8":
-                raise _no_scales()
+            if self.config.precision != "best":
+                raise _no_scales(self.config.precision)
             return False
         changed = FuseSiblings().run(graph)
         overrides = self.config.layer_precisions
@@ -153,14 +162,25 @@ class PrecisionRequest:
         if lacking and self.config.strict:
             self.unmet(f"no range is known of {', '.join(lacking)}, so that their layers would "
                        "stay in floating point")  # fmt: skip
-        signed = self.config.device == "cuda"
-        quantization = Quantization(self.ranges.thresholds, overrides, prints, signed)
+        dtypes = self._dtypes()
+        quantization = Quantization(self.ranges.thresholds, overrides, prints, dtypes)
         corrections = self._corrections(graph, quantization, samples, bench)
         self.summary = quantize_corrected(graph, quantization, corrections)
         self.notes += self.summary.notes
         if not self.summary.layers:
-            self.unmet("int8 was asked for, but no layer runs on integers")
+            self.unmet(f"{self._lowest} was asked for, but no layer runs so")
         return True
+
+    @property
+    def _lowest(self) -> str:
+        """What quantized layers run in."""
+        return "fp8" if self.config.precision == "fp8" else "int8"
+
+    def _dtypes(self) -> tuple[DType, ...]:
+        """Return what quantized tensors may become: tensor cores multiply signed bytes."""
+        if self._lowest == "fp8":
+            return (F8E4M3,)
+        return (I8,) if self.config.device == "cuda" else (U8, I8)
 
     def compress_weights(self, graph: Graph, bench: Workbench) -> bool:
         """Store the weights of a simplified graph in few bits, when that is asked for.
@@ -218,12 +238,15 @@ class PrecisionRequest:
     def _keep_wide_layers(self, graph: Graph, bench: Workbench) -> None:
         """Keep layers in float32 whose numbers float16 does not hold."""
         calibrator, ranges = self.config.calibrator, None
-        if calibrator is not None and calibrator.has_data:
+        is_free = self.config.precision not in INTEGERS  # else calibration reads the data later
+        if calibrator is not None and calibrator.has_data and (is_free or calibrator.is_repeatable):
             names = list(graph.input_names)
             measure = MinMaxCalibrator(lambda: calibrator.batches(names))
             ranges = calibrate(graph, measured_values(graph), measure, bench)
         kept, lines = kept_in_float32(graph, ranges)
-        self.layer_precisions |= kept
+        asked = dict(self.layer_precisions)  # what the user asks for overrules what is found
+        self.layer_precisions.clear()
+        self.layer_precisions.update(kept | asked)
         self.notes += lines
 
     def check(self, precisions: Collection[str]) -> None:
@@ -233,9 +256,9 @@ class PrecisionRequest:
         (which small models may not gain from) when that is strict.
         """
         wanted = "bf16" if self.floats == "bf16" else ""
-        quantizes = self.config.precision == "int8" or self.summary is not None
-        if quantizes and "int8" not in precisions and not self._warned:
-            self.unmet("int8 was asked for, but no layer runs on integers")
+        quantizes = self.config.precision in ("int8", "fp8") or self.summary is not None
+        if quantizes and self._lowest not in precisions and not self._warned:
+            self.unmet(f"{self._lowest} was asked for, but no layer runs so")
         elif self.config.strict and wanted and not {wanted, "int8"}.intersection(precisions):
             self.unmet(
                 f"{self.config.precision} was asked for, but every layer runs in float32: none is "
@@ -270,10 +293,15 @@ def levels_of(precision: str, target: Target) -> tuple[str, ...]:
     return (*integers, *((half,) if half != "fp32" else ()), "fp32")
 
 
-def _no_scales() -> ConfigError:
+def _multiplies_small_floats(target: Target) -> bool:
+    names = [name[3:] for name in target.features if name.startswith("sm_")]
+    return target.device == "cuda" and any(int(name) >= SMALL_FLOATS for name in names)
+
+
+def _no_scales(precision: str) -> ConfigError:
     return ConfigError(
-        "int8 needs to know the ranges of the activations, and the model is not quantized",
-        where="BuildConfig.precision = 'int8'",
+        f"{precision} needs to know the ranges of the activations, and the model is not quantized",
+        where=f"BuildConfig.precision = {precision!r}",
         fix="give calibrator=planish.EntropyCalibrator2(batches) with some of your own data "
         "(on the command line --calibrate DATA), or a model with QuantizeLinear nodes",
     )
