@@ -121,3 +121,33 @@ def test_scale_per_axis_that_is_computed_is_not_fused() -> None:
     )
     FuseRegions().run(graph)
     assert [node.attributes["kind"] for node in graph] == ["MatMul", "QuantizeLinear"]
+
+
+GATED = """
+    graph g(%x: f32[2,8,4,4], %g: f32[2,8,1,1]) {{
+      @w: f32[6,8,{k},{k}]
+      %1: f32[2,8,4,4] = Mul(%x, %g)
+      %2: f32[2,6,4,4] = Conv(%1, @w) {{kernel_shape=[{k},{k}], pads=[{p},{p},{p},{p}]}}
+      %3: f32[2,6,4,4] = Relu(%2)
+      return %3{more}
+    }}"""
+
+
+@pytest.mark.parametrize(
+    ("k", "p", "more", "gates", "kinds"),
+    [
+        (1, 0, "", True, ["Conv"]),
+        (1, 0, "", False, ["pointwise", "Conv"]),
+        (3, 1, "", True, ["pointwise", "Conv"]),  # again for every tap
+        (1, 0, ", %1", True, ["pointwise", "Conv"]),  # somebody else reads the product
+    ],
+)
+def test_a_gate_joins_a_convolution_of_one_tap(
+    k: int, p: int, more: str, gates: bool, kinds: list[str]
+) -> None:
+    graph = parse(GATED.format(k=k, p=p, more=more))
+    inputs = random_inputs(graph, 0)
+    expected = run_graph(graph, inputs)
+    run_pipeline(graph, [FuseRegions(gates=gates)])
+    assert [node.attributes["kind"] for node in graph] == kinds
+    assert_equal_results(expected, graph, inputs)

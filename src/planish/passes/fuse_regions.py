@@ -25,6 +25,7 @@ from planish.ir.shape import Shape
 from planish.ir.source import merge_sources
 from planish.ops.op import OPS
 from planish.passes.compressed import is_compressed_product
+from planish.passes.gates import gate_of
 from planish.passes.graph_pass import GraphPass
 from planish.passes.quantized import is_quantized_product, widening_of
 
@@ -76,17 +77,21 @@ class FuseRegions(GraphPass):
     prints : callable, optional
         Whether the device has code for a pointwise node. One that it has no code for stands alone,
         so that it does not take a whole region to the numpy reference with it.
+    gates : bool
+        Whether the device's convolutions of one tap multiply their data by a gate.
     """
 
     name = "fuse_regions"
 
-    def __init__(self, prints: Callable[[Node], bool] = lambda node: True) -> None:
+    def __init__(
+        self, prints: Callable[[Node], bool] = lambda node: True, gates: bool = False
+    ) -> None:
         super().__init__()
-        self.prints = prints
+        self.prints, self.gates = prints, gates
 
     def run(self, graph: Graph) -> bool:
         """Group the nodes, then build the regions."""
-        grouping = _Grouping(graph, self.prints)
+        grouping = _Grouping(graph, self.prints, self.gates)
         groups = grouping.groups()
         for group in groups:
             _build(graph, group, grouping)
@@ -127,9 +132,9 @@ def integer_regions(
 class _Grouping:
     """Decides which node goes into which region of one graph."""
 
-    def __init__(self, graph: Graph, prints: Callable[[Node], bool]) -> None:
+    def __init__(self, graph: Graph, prints: Callable[[Node], bool], gates: bool = False) -> None:
         self._graph = graph
-        self._prints = prints
+        self._prints, self._gates = prints, gates
         self.order = {node: index for index, node in enumerate(graph)}
         self.outputs = set(graph.outputs)
         self._group: dict[Node, _Group] = {}
@@ -151,6 +156,8 @@ class _Grouping:
                 self._decode(group, group.anchor.inputs[1])
             elif group.kind in DEQUANTIZING:
                 self._absorb(group, group.anchor.inputs[:1])
+            elif group.kind == "Conv" and self._gates:
+                self._gate(group)
         for group in anchored:
             if group.kind in EPILOGUE:
                 self._grow_down(group)
@@ -207,6 +214,13 @@ class _Grouping:
             return
         group.members.append(node)
         self._group[node] = group
+
+    def _gate(self, group: _Group) -> None:
+        """Let a convolution multiply its data by a gate, if nobody else reads the product."""
+        found = gate_of(group.anchor)
+        if found is not None and self._is_private(found[0]):
+            group.members.append(found[0])
+            self._group[found[0]] = group
 
     def _is_readers_own(self, node: Node) -> bool:
         """Whether `node` widens a stored tensor, which its reader's region will do.

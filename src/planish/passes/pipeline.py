@@ -122,7 +122,7 @@ def lowering(
         *([LowerPrecision(*floats, prints)] if has_halves else []),
         FuseSiblings(),
         RaisePads(),
-        FuseRegions(prints),
+        FuseRegions(prints, gates=config.device == "cuda"),
         AssignLayouts(halos),
         AssignStorage(halos),
     ]

@@ -34,6 +34,13 @@ CONV = """
       %2: f16[{n},{o},{e},{e}] = {tail}
       return %2
     }}"""
+GATED = """
+    graph g(%x: f16[{n},40,3,3], %g: f16[{n},40,1,1]) {{
+      @w: f16[24,40,1,1]
+      %1: f16[{n},40,3,3] = Mul(%g, %x)
+      %2: f16[{n},24,3,3] = Conv(%1, @w) {{kernel_shape=[1,1]}}
+      return %2
+    }}"""
 REDUCTION = """
     graph g(%x: f16[{n},{c},{h},{h}]) {{
       @axes: i64[2] = [2, 3]
@@ -91,6 +98,9 @@ def cases() -> Iterator[tuple[str, Tactic, Region, Config]]:
             same = [config for config in configs if config["across"] == across]
             config = max(same, key=lambda config: config["pixels"] * config["channels"])
             yield f"depthwise {shape} {dict(config)}", Depthwise(), region, config
+    for images in (1, 3):
+        gated = channels_last(GATED.format(n=images), "Conv")
+        yield f"gated {images}", ImplicitProduct(), gated, {**TILE, "split": 2}
     for op in ("ReduceMean", "ReduceMax", "ReduceSum"):
         region = channels_last(REDUCTION.format(n=2, c=40, h=7, op=op), op)
         for config in SpatialReduction().configs(region, TARGET)[: 1 + (op == "ReduceMean")]:

@@ -26,10 +26,12 @@ from planish.backends.cuda.codegen.product_tile import (
     print_epilogue,
     tile_configs,
 )
+from planish.backends.cuda.codegen.triton_types import ELEMENTS, compute_type
 from planish.ir.dtypes import BF16, F16, F32
 from planish.ir.graph import Node, Value
 from planish.ir.shape import Dim, product
 from planish.ops.convolution import Window, window_of
+from planish.passes.gates import gate_of
 from planish.tactics.integer_form import integer_form
 from planish.tactics.tactic import YES, Config, Region, Support, Tactic, TritonKernel, no
 from planish.tactics.target import Target
@@ -42,7 +44,8 @@ FEW_CHANNELS = 16  # below this a tap's channels do not fill a K step
 class Convolution:
     """What a convolution region computes, in numbers.
 
-    `region` is the one that it was read from, in its integer form where bytes are multiplied.
+    `region` is the one that it was read from, in its integer form where bytes are multiplied;
+    `gate`, [N, channels, 1...], is what the data is multiplied by first.
     """
 
     region: Region
@@ -54,6 +57,7 @@ class Convolution:
     group: int
     channels: int  # of one group, in
     outputs: int  # of one group, out
+    gate: Value | None = None
 
 
 def read_convolution(region: Region) -> Convolution | str:
@@ -68,7 +72,10 @@ def read_convolution(region: Region) -> Convolution | str:
     bias = anchor.input(2)
     if bias is not None and bias.constant is None:
         return "the bias is not a constant"
-    source = data
+    source, gate = data, None
+    gated = gate_of(anchor) if lowered is None else None
+    if gated is not None:
+        _, source, gate = gated
     while source.producer is not None:
         if source.producer.op != "Cast":
             return f"{source.producer.op} is fused before it"
@@ -87,7 +94,7 @@ def read_convolution(region: Region) -> Convolution | str:
         element, weights = integer_element(region, lowered)
     return Convolution(
         lowered or region, element, anchor, source, weights, window, group, channels,
-        outputs // group,
+        outputs // group, gate,
     )  # fmt: skip
 
 
@@ -151,7 +158,7 @@ class _Writer:
         """Return the kernel."""
         found, printer, tile = self.found, self.printer, self.tile
         shape = found.anchor.output.known_shape
-        few = found.channels < FEW_CHANNELS
+        few = found.channels < FEW_CHANNELS and found.gate is None
         early = [*tile.header(printer), *self._coordinates(), *self._bases()]
         early += self._prefetch(few)
         lines = [f"total = tl.zeros(({config_pair(self.config)}), {self.element.sums})"]
@@ -280,6 +287,7 @@ class _Writer:
         x_mask = [f"({' & '.join([*row_masks, *bounds])})[:, None]"] if row_masks or bounds else []
         x_mask += [f"{mask}[None, :]" for mask in masks]
         inner.append(masked_load("a", offsets, x_mask, self.element.padding))
+        inner += self._gated(x_mask)
         inner += self.element.converted("a")
         w_mask = [f"{mask}[:, None]" for mask in masks]
         column_mask = self.tile.masks(printer)[1]
@@ -289,6 +297,20 @@ class _Writer:
         )
         inner.append(print_dot(self.element.multiplied))
         return [*lines, *indent(inner)]
+
+    def _gated(self, masks: list[str]) -> list[str]:
+        """Return the statements that multiply the tile ``a`` by the gate."""
+        found, printer = self.found, self.printer
+        if found.gate is None:
+            return []
+        gate = printer.memory_of(found.gate)
+        offsets = f"{gate.pointer} + (c * {printer.dim(gate.strides[1])})[None, :]"
+        if found.gate.known_shape[0] != 1:
+            offsets += f" + (image * {printer.dim(gate.strides[0])})[:, None]"
+        else:
+            masks = [mask for mask in masks if mask.endswith("[None, :]")]
+        product = f"a.to({compute_type(self.source.dtype)}) * g.to({compute_type(gate.dtype)})"
+        return [masked_load("g", offsets, masks), f"a = ({product}).to({ELEMENTS[gate.dtype]})"]
 
     def _bounds(self, axis: int, tap: str) -> list[str]:
         """Return the conditions under which a row's input position along `axis` exists."""

@@ -37,7 +37,7 @@ class Depthwise(Tactic):
         found = read_convolution(region)
         if isinstance(found, str):
             return no(found)
-        if found.channels != 1 or found.outputs != 1:
+        if found.channels != 1 or found.outputs != 1 or found.gate is not None:
             return no("it is not depthwise")
         reason = unprintable(found.region, found.anchor)
         return YES if reason is None else no(reason)
