@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import threading
 import time
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from planish.errors import CompatibilityError, EngineFileError, InputError
 from planish.runtime import native
 from planish.runtime.engine import Engine, load
+from planish.runtime.finite import NonFiniteWarning
 from planish.runtime.native import NativeObject
 from tests.runtime.engines import row_sums, row_sums_expected
 
@@ -321,3 +324,17 @@ def test_another_driver_version_is_refused(monkeypatch):
     monkeypatch.setattr(native, "ABI", native.ABI + 1)
     with pytest.raises(CompatibilityError, match="driver version"):
         NativeObject(row_sums().kernels.code)
+
+
+def test_not_finite_results_of_float16_are_told_once() -> None:
+    parts = replace(row_sums(), report={"layers": [{"name": "sum", "precision": "f16"}]})
+    half, x = Engine(parts), batch(2)
+    half(x)
+    x[1, 3] = np.inf
+    with pytest.warns(NonFiniteWarning, match="output 'y' holds NaN or infinity") as caught:
+        half(x)
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        half.run({"x": x})
+        Engine(row_sums())(x)

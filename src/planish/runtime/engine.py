@@ -32,6 +32,7 @@ from planish.report import BuildReport
 from planish.runtime.cpu import usable_features
 from planish.runtime.cuda.arrays import DeviceArray
 from planish.runtime.executors import Context, PlanExecutor, executor_of
+from planish.runtime.finite import first_not_finite, may_overflow, warn_of
 from planish.runtime.pending import Pending
 from planish.runtime.profiler import Profile, summarize
 from planish.runtime.shapes import BoundShapes, ShapeResolver
@@ -83,6 +84,7 @@ class Engine:
         self._output_names = tuple(info.name for info in plan.outputs)
         self._input_types = tuple(dtype_by_name(info.dtype).numpy for info in plan.inputs)
         self._output_types = tuple(dtype_by_name(info.dtype).numpy for info in plan.outputs)
+        self._may_overflow = may_overflow(parts.report)
 
     # -- what it is ------------------------------------------------------------------------------
 
@@ -535,6 +537,11 @@ class Engine:
             elif target is None and call.on_device and not result.dtype.hasobject:
                 result = DeviceArray.of(result)
             finished.append(result)
+        if self._may_overflow:
+            name = first_not_finite(self._output_names, finished)
+            if name:
+                self._may_overflow = False
+                warn_of(name)
         return finished
 
     def _copy_result(self, name: str, target: Any, result: Array) -> None:
