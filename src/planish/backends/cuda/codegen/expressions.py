@@ -30,9 +30,9 @@ def supported(node: Node) -> str | None:
             return f"{value.dtype} has no Triton type"
     if int(node.attributes.get("block_size", 0) or 0):
         return "blocked quantization parameters have no Triton form"
-    if F8E4M3 in (value.dtype for value in node.outputs):
+    if node.outputs[0].dtype is F8E4M3 and node.op not in ("QuantizeLinear", "Identity"):
         return "conversions to f8e4m3 have no Triton form"
-    if node.op == "QuantizeLinear" and node.output.dtype not in INTEGER_RANGES:
+    if node.op == "QuantizeLinear" and node.output.dtype not in (*INTEGER_RANGES, F8E4M3):
         return f"quantization to {node.output.dtype} has no Triton form"
     if node.op in FLOAT_ONLY and not operand_type(node).is_float:
         return f"{node.op} of {operand_type(node)} has no Triton form"
@@ -141,6 +141,8 @@ def _quantize(node: Node, arguments: Arguments) -> str:
     if dtype in (I8, U8) and is_plain and compute_type(operand_type(node)) == "tl.float32":
         is_scaled = scalar_of(node.input(1)) != 1
         return f"planish_{dtype}({arguments[0]}{f' / {arguments[1]}' if is_scaled else ''})"
+    if dtype is F8E4M3:
+        return f"planish_f8({arguments[0]} / {arguments[1]})"
     low, high = INTEGER_RANGES[dtype]
     zero = arguments[2] if len(arguments) > 2 and arguments[2] is not None else "0"
     quantized = f"planish_quantize({arguments[0]}, {arguments[1]}, {zero}, {low}, {high})"
@@ -161,6 +163,20 @@ def _is_infinite(node: Node, arguments: Arguments) -> str:
     if node.attributes.get("detect_negative", 1):
         tests.append(f'({arguments[0]} == float("-inf"))')
     return f"({' | '.join(tests)})" if tests else f"({arguments[0]} != {arguments[0]}) & False"
+
+
+def _bit_shift(node: Node, arguments: Arguments) -> str:
+    sign = "<<" if str(node.attributes["direction"]) == "LEFT" else ">>"
+    bits = operand_type(node).bits
+    shifted = f"({arguments[0]} {sign} tl.minimum({arguments[1]}, {bits - 1}))"
+    return f"tl.where({arguments[1]} < {bits}, {shifted}, 0).to({compute_type(operand_type(node))})"
+
+
+def _sign(node: Node, arguments: Arguments) -> str:
+    dtype, a = operand_type(node), arguments[0]
+    if dtype.is_float:
+        return f"planish_sign({a})"
+    return f"(({a} > 0).to({compute_type(dtype)}) - ({a} < 0).to({compute_type(dtype)}))"
 
 
 def _negate(node: Node, arguments: Arguments) -> str:
@@ -185,6 +201,7 @@ EXPRESSIONS: dict[str, Expression] = {
     "BitwiseNot": _text("(~{0})"),
     "BitwiseOr": _text("({0} | {1})"),
     "BitwiseXor": _text("({0} ^ {1})"),
+    "BitShift": _bit_shift,
     "Cast": _cast,
     "CastLike": _cast,
     "Ceil": _text("tl.ceil({0})"),
@@ -229,7 +246,10 @@ EXPRESSIONS: dict[str, Expression] = {
     "Round": _text("libdevice.rint({0})"),
     "Selu": _text("({gamma} * tl.where({0} > 0, {0}, {alpha} * planish_expm1({0})))"),
     "Sigmoid": _text("planish_sigmoid({0})"),
-    "Sign": _text("planish_sign({0})"),
+    "Shrink": _text(
+        "tl.where({0} < -{lambd}, {0} + {bias}, tl.where({0} > {lambd}, {0} - {bias}, 0))"
+    ),
+    "Sign": _sign,
     "Sin": _text("tl.sin({0})"),
     "Sinh": _text("libdevice.sinh({0})"),
     "Softplus": _text("planish_softplus({0})"),
@@ -249,8 +269,9 @@ EXPRESSIONS: dict[str, Expression] = {
     "com.microsoft.QuickGelu": _text("({0} * planish_sigmoid({alpha} * {0}))"),
 }
 FLOAT_ONLY = frozenset(EXPRESSIONS) - {
-    "Abs", "Add", "And", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast", "CastLike",
+    "Abs", "Add", "And", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor",
+    "Cast", "CastLike",
     "Clip", "DequantizeLinear", "Div", "Dropout", "Equal", "Greater", "GreaterOrEqual", "Identity",
     "Less", "LessOrEqual", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "PRelu", "Relu",
-    "Sub", "Sum", "Where", "Xor",
+    "Shrink", "Sign", "Sub", "Sum", "Where", "Xor",
 }  # fmt: skip

@@ -130,62 +130,6 @@ def planish_mod(a, b):
 
 @triton.jit
 def planish_i8(x):
-    """saturate(round half to even(x)) as a signed byte."""
-    return tl.minimum(tl.maximum(libdevice.rint(x), -128.0), 127.0).to(tl.int8)
-
-
-@triton.jit
-def planish_i8_packed(x):
-    """planish_i8 with one conversion an element and two to saturate and pack four of them."""
-    return tl.inline_asm_elementwise(
-        """{
-        .reg .s32 a, b, c, d;
-        .reg .b32 upper;
-        cvt.rni.s32.f32 a, $1;
-        cvt.rni.s32.f32 b, $2;
-        cvt.rni.s32.f32 c, $3;
-        cvt.rni.s32.f32 d, $4;
-        cvt.pack.sat.s8.s32.b32 upper, d, c, 0;
-        cvt.pack.sat.s8.s32.b32 $0, b, a, upper;
-        }""",
-        "=r,r,r,r,r",
-        [x],
-        dtype=tl.int8,
-        is_pure=True,
-        pack=4,
-    )
-
-
-@triton.jit
-def planish_u8(x):
-    """saturate(round half to even(x)) as an unsigned byte."""
-    return tl.minimum(tl.maximum(libdevice.rint(x), 0.0), 255.0).to(tl.uint8)
-
-
-@triton.jit
-def planish_u8_packed(x):
-    """planish_u8 as planish_i8_packed does it."""
-    return tl.inline_asm_elementwise(
-        """{
-        .reg .s32 a, b, c, d;
-        .reg .b32 upper;
-        cvt.rni.s32.f32 a, $1;
-        cvt.rni.s32.f32 b, $2;
-        cvt.rni.s32.f32 c, $3;
-        cvt.rni.s32.f32 d, $4;
-        cvt.pack.sat.u8.s32.b32 upper, d, c, 0;
-        cvt.pack.sat.u8.s32.b32 $0, b, a, upper;
-        }""",
-        "=r,r,r,r,r",
-        [x],
-        dtype=tl.uint8,
-        is_pure=True,
-        pack=4,
-    )
-
-
-@triton.jit
-def planish_i8(x):
     """Round half to even and saturate to a signed byte."""
     return tl.minimum(tl.maximum(libdevice.rint(x), -128.0), 127.0).to(tl.int8)
 
@@ -238,6 +182,12 @@ def planish_u8_packed(x):
         is_pure=True,
         pack=4,
     )
+
+
+@triton.jit
+def planish_f8(x):
+    """Saturate to the range of f8e4m3 and round to its numbers, which stay float32."""
+    return tl.minimum(tl.maximum(x, -448.0), 448.0).to(tl.float8e4nv).to(tl.float32)
 
 
 @triton.jit
@@ -295,3 +245,9 @@ def planish_mirror(x, low, high):
 def planish_multiply(a, b):
     """Return a * b, for running products."""
     return a * b
+
+
+@triton.jit
+def planish_add(a, b):
+    """Return a + b, for running sums."""
+    return a + b

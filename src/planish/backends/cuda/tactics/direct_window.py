@@ -26,7 +26,7 @@ from planish.ops.convolution import Window, kernel_of, transposed_window, window
 UNROLLED = 32  # taps of a pool that are printed one after the other
 
 
-def _sum_type(dtype: DType) -> DType:
+def sum_type(dtype: DType) -> DType:
     """Return the type that sums of products of `dtype` are made in."""
     if dtype is F64:
         return F64
@@ -54,7 +54,7 @@ def _convolution(e: Elements) -> Sequence[str]:
     window, group = window_of(node), int(node.attributes.get("group", 1))
     filters, channels = weight.known_shape[:2]
     taps = int(np.prod(window.kernel))
-    kind = _sum_type(x.dtype)
+    kind = sum_type(x.dtype)
     first = _first_channel(e, filters, group, channels)
     total = _start(e, kind)
     with e.block_of(f"for step in range({e.dim(channels * taps)}):"):
@@ -77,7 +77,7 @@ def _transposed(e: Elements) -> Sequence[str]:
     if not isinstance(channels, int):
         raise TacticError("the number of channels is symbolic")
     taps, depth = int(np.prod(window.kernel)), channels // group
-    kind = _sum_type(x.dtype)
+    kind = sum_type(x.dtype)
     first = _first_channel(e, filters * group, group, depth)
     output = e.let("filter", f"{e.at[1]} % {e.dim(filters)}")
     total = _start(e, kind)
@@ -129,7 +129,7 @@ def _with_bias(e: Elements, total: str) -> str:
     """Return the sum in the compute type of the result, the node's own bias added."""
     bias = e.node.input(2)
     if bias is not None:
-        kind = _sum_type(e.node.present_inputs[0].dtype)
+        kind = sum_type(e.node.present_inputs[0].dtype)
         e.say(f"{total} += {typed(e.read(bias, [e.at[1]]), kind)}")
     return e.let("total", typed(total, e.node.output.dtype))
 
