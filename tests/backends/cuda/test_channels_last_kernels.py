@@ -11,6 +11,7 @@ from planish.backends.cuda.device import detect
 from planish.backends.cuda.tactics.convolution import ImplicitProduct
 from planish.backends.cuda.tactics.depthwise import Depthwise
 from planish.backends.cuda.tactics.spatial_reduction import SpatialReduction
+from planish.backends.cuda.tactics.vector_product import RowProduct
 from planish.ir.constant import Constant
 from planish.ir.dtypes import F16, dtype_of
 from planish.ir.layout import Layout
@@ -41,6 +42,14 @@ GATED = """
       %2: f16[{n},24,3,3] = Conv(%1, @w) {{kernel_shape=[1,1]}}
       return %2
     }}"""
+MATMUL = """
+    graph g(%x: f16[2,1,72]) {
+      @w: f16[72,20]
+      @b: f16[20]
+      %1: f16[2,1,20] = MatMul(%x, @w)
+      %2: f16[2,1,20] = Add(%1, @b)
+      return %2
+    }"""
 REDUCTION = """
     graph g(%x: f16[{n},{c},{h},{h}]) {{
       @axes: i64[2] = [2, 3]
@@ -76,7 +85,8 @@ def channels_last(text: str, kind: str) -> Region:
             random = generator.standard_normal(value.array.shape) / 8
             value.constant = Constant(random.astype(value.array.dtype))
     names = [value.name for value in (*graph.inputs, *graph.outputs)]
-    return make_region(graph, kind, dict.fromkeys(names, LAST))
+    layouts = dict.fromkeys(names, LAST) if graph.inputs[0].rank == 4 else {}
+    return make_region(graph, kind, layouts)
 
 
 def cases() -> Iterator[tuple[str, Tactic, Region, Config]]:
@@ -101,6 +111,10 @@ def cases() -> Iterator[tuple[str, Tactic, Region, Config]]:
     for images in (1, 3):
         gated = channels_last(GATED.format(n=images), "Conv")
         yield f"gated {images}", ImplicitProduct(), gated, {**TILE, "split": 2}
+    rows = (convolution(1, 40, 1, 24, 1, 1), convolution(3, 8, 1, 30, 1, 1, residual=True))
+    for region in (*rows, channels_last(MATMUL, "MatMul")):
+        for config in RowProduct().configs(region, TARGET)[:2]:
+            yield f"{region.kind} of rows {dict(config)}", RowProduct(), region, config
     for op in ("ReduceMean", "ReduceMax", "ReduceSum"):
         region = channels_last(REDUCTION.format(n=2, c=40, h=7, op=op), op)
         for config in SpatialReduction().configs(region, TARGET)[: 1 + (op == "ReduceMean")]:
