@@ -86,7 +86,7 @@ def _sum(e: Elements, taps: Sequence[Taps]) -> str:
     total = ""
     for chosen in cartesian(*(range(len(each.places)) for each in taps)):
         at = list(e.at)
-        weights = []
+        weights: list[str] = []
         for each, tap in zip(taps, chosen, strict=True):
             at[each.axis] = each.places[tap]
             weights += each.weights[tap : tap + 1]

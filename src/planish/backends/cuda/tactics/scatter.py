@@ -1,8 +1,8 @@
 """ScatterElements and ScatterND, from the side of the output.
 
 Every output element looks for the updates that go to it, in their order, so results do not depend
-on the order in which blocks run: y[o] = x[o], combined with u[k] for every k whose index is o. Reads
-all indices that could lead to the element, so it is meant for few updates an axis.
+on the order in which blocks run: y[o] = x[o], combined with u[k] for every k whose index is o. It
+reads all indices that could lead to the element, so it is meant for few updates an axis.
 """
 
 from __future__ import annotations
