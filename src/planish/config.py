@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DEVICES = ("cpu", "cuda")
 WEIGHTS = ("int8", "int4")
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "best")
+PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8", "best")
 LAYER_PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 TUNE_MODES = ("off", "cache", "measure")
 FALLBACKS = ("reference", "error")
@@ -97,9 +97,11 @@ class BuildConfig:
     precision : str
         What activations and weights may be lowered to: "fp32", "bf16", "fp16" (16-bit floats of
         the kind that the device is fast with), "int8" (quantized where a calibrator gave scales,
-        float32 elsewhere) or "best" (int8 where there are scales, 16-bit floats elsewhere).
+        float32 elsewhere), "fp8" (8-bit floats where a calibrator gave scales, 16-bit floats
+        elsewhere; on GPUs from sm_89 on) or "best" (int8 where there are scales, 16-bit floats
+        elsewhere).
     calibrator : Calibrator or None
-        Gives "int8" and "best" the ranges of activations: one of planish.EntropyCalibrator2,
+        Gives "int8", "fp8" and "best" the ranges of activations: one of planish.EntropyCalibrator2,
         EntropyCalibrator, MinMaxCalibrator, LegacyCalibrator and MseCalibrator.
     corrections : bool
         Whether to equalize channels and to correct biases of depthwise networks on integers, where

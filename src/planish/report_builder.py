@@ -131,8 +131,11 @@ def precision_of(choice: Choice) -> str:
     """Return what a region runs in: what its products multiply, else its narrowest float."""
     region = choice.region
     products = [node for node in region.body if node.op in PRODUCTS]
-    if any(is_quantized_product(node) for node in products):
-        return "int8"
+    quantized = [node for node in products if is_quantized_product(node)]
+    if quantized:
+        dequantize = quantized[0].present_inputs[0].producer
+        is_float = dequantize is not None and dequantize.present_inputs[0].dtype.is_float
+        return "fp8" if is_float else "int8"
     values: list[Any] = [operand.value for operand in (*region.inputs, *region.outputs)]
     values += region.body.constants()
     values = [value for node in products for value in node.present_inputs[:2]] or values

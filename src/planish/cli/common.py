@@ -76,7 +76,8 @@ Tags = Annotated[
     typer.Option(help="Tag set of a SavedModel, with commas; by default the one for serving."),
 ]
 Precision = Annotated[
-    str, typer.Option(help="Precision of a model that is built: fp32, bf16, fp16, int8 or best.")
+    str,
+    typer.Option(help="Precision of a model that is built: fp32, bf16, fp16, fp8, int8 or best."),
 ]
 Threads = Annotated[
     int | None,

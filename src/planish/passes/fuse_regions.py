@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from planish.ir.dtypes import F8E4M3, F8E5M2, I4, STRING, U4
+from planish.ir.dtypes import F8E5M2, I4, STRING, U4
 from planish.ir.graph import Graph, Node, Value
 from planish.ir.shape import Shape
 from planish.ir.source import merge_sources
@@ -52,7 +52,7 @@ EPILOGUE = REDUCTIONS | {
 PROLOGUE = REDUCTIONS | {"LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax"}
 # anchors whose kernels can dequantize their first operand, element by element, again for each tap
 DEQUANTIZING = ("AveragePool",)
-UNUSUAL = (STRING, F8E4M3, F8E5M2, I4, U4)  # elements that no generated code computes with
+UNUSUAL = (STRING, F8E5M2, I4, U4)  # elements that no generated code computes with
 QUANTIZATION = ("QuantizeLinear", "DequantizeLinear")
 LIMIT = 40  # nodes in a region
 VIEW_CHAIN = 8  # views in a row that are looked through

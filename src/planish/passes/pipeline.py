@@ -118,7 +118,7 @@ def lowering(
     has_halves = not HALVES.keys().isdisjoint((floats[0], *floats[1].values()))
     halos = config.device == "cpu"  # GPU kernels mask what lies outside of their operands
     return [
-        SettleQuantized(_decodes(config)),
+        SettleQuantized(_decodes(config), small_floats=config.device == "cuda"),
         *([LowerPrecision(*floats, prints)] if has_halves else []),
         FuseSiblings(),
         RaisePads(),

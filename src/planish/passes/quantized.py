@@ -5,9 +5,10 @@ Quantization is expressed by QuantizeLinear and DequantizeLinear alone. A *quant
     Conv | ConvTranspose | MatMul (DequantizeLinear(x, sx, zx), DequantizeLinear(@w, @sw, @zw))
 
 with x and w of eight bits: kernels multiply the integers, sum exactly in int32, and scale the sum
-by sx * sw. x has one scale (a constant or computed) and one zero point; the weights have one scale,
-or one for each output channel. Its bias is float32. Weights stay integers inside the region that
-the product becomes, and the tensors between such regions are integers too.
+by sx * sw; or both are floats of eight bits (f8e4m3), which GPUs multiply. x has one scale (a
+constant or computed) and one zero point; the weights have one scale, or one for each output
+channel. Its bias is float32. Weights stay integers inside the region that the product becomes, and
+the tensors between such regions are integers too.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from planish.ir.dtypes import BF16, F16, F32, I8, U8
+from planish.ir.dtypes import BF16, F8E4M3, F16, F32, I8, U8
 from planish.ir.graph import Node, Value
 
 Array = np.ndarray[Any, Any]
 
 DEQUANTIZE, QUANTIZE = "DequantizeLinear", "QuantizeLinear"
 EIGHT_BITS = (I8, U8)
+MULTIPLIED = (*EIGHT_BITS, F8E4M3)
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul")
 UNTIDY = (*PRODUCTS, "Gemm")  # products before they are in canonical form
 # operators that only move elements of their first operand, or choose among them
@@ -74,8 +76,10 @@ def product_reason(node: Node) -> str | None:
         return f"its {which} do not come from a DequantizeLinear"
     for name, each in (("data", data), ("weights", weight)):
         x = each.present_inputs[0]
-        if x.dtype not in EIGHT_BITS or each.output.dtype is not F32:
+        if x.dtype not in MULTIPLIED or each.output.dtype is not F32:
             return f"its {name} are {x.dtype} numbers that become {each.output.dtype}"
+    if (data.present_inputs[0].dtype is F8E4M3) != (weight.present_inputs[0].dtype is F8E4M3):
+        return "it multiplies integers by floats of eight bits"
     if node.op == "MatMul" and data.output.rank < 2:
         return "its data are a vector"
     if not is_single(data.input(1)) or not is_single(data.input(2)):
@@ -95,7 +99,7 @@ def _weight_reason(node: Node, weight: Node, computed: bool) -> str | None:
         if reason is not None:
             return reason
     # of convolutions there is a kernel of wider weights, with constant parameters
-    is_narrow = node.op == "MatMul" or computed
+    is_narrow = w.dtype in EIGHT_BITS and (node.op == "MatMul" or computed)
     if is_narrow and not fits_bytes(w.array, weight.input(2), output_axis(node, w.rank)):
         return "its weights minus their zero points exceed eight bits"
     return None
@@ -135,7 +139,7 @@ def keeps_weight(node: Node) -> bool:
     It may where a product reads the result, perhaps reshaped, and data that were quantized, perhaps
     moved. Whether it does is known at the end of the simplification.
     """
-    if node.op != DEQUANTIZE or node.present_inputs[0].dtype not in EIGHT_BITS:
+    if node.op != DEQUANTIZE or node.present_inputs[0].dtype not in MULTIPLIED:
         return False
     return any(_multiplies_quantized(user, index) for user, index in _readers(node.output, DEPTH))
 

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from planish.ir.dtypes import F8E4M3
 from planish.ir.graph import Graph, Node, Value
 from planish.ir.rewrite import private_producer, producer_in, remove_dead, sole_reader
 from planish.passes.building import emit
@@ -34,13 +35,16 @@ class SettleQuantized(GraphPass):
     ----------
     decodes : bool
         Whether the device has kernels that decode compressed weights.
+    small_floats : bool
+        Whether it has kernels that multiply floats of eight bits.
     """
 
     name = "settle_quantized"
 
-    def __init__(self, decodes: bool = True) -> None:
+    def __init__(self, decodes: bool = True, small_floats: bool = False) -> None:
         super().__init__()
         self.decodes = decodes
+        self.small_floats = small_floats
 
     def run(self, graph: Graph) -> bool:
         """Copy, then fold: weights may have a reader that multiplies floats."""
@@ -70,7 +74,10 @@ class SettleQuantized(GraphPass):
         return decodes or takes_narrow(node, index)
 
     def _is_folded(self, node: Node) -> bool:
-        if not is_constant_dequantize(node) or is_kept_weight(node):
+        if not is_constant_dequantize(node):
+            return False
+        is_multiplied = self.small_floats or node.present_inputs[0].dtype is not F8E4M3
+        if is_multiplied and is_kept_weight(node):
             return False
         return not (self.decodes and keeps_compressed(node))
 

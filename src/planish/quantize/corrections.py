@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from planish.ir.clone import clone_graph
-from planish.ir.dtypes import dtype_by_name
+from planish.ir.dtypes import DType, dtype_by_name
 from planish.ir.graph import Graph, Node
 from planish.ir.shape import symbols_of
 from planish.passes.graph_pass import run_pipeline
@@ -36,6 +36,7 @@ from planish.quantize.calibrators import Calibrator
 from planish.quantize.data import Inputs
 from planish.quantize.equalize import ChannelRange, channels_of, gains, stretch, stretchable
 from planish.quantize.insert_qdq import (
+    BYTES,
     QuantizationSummary,
     quantizable_layers,
     quantize_graph,
@@ -58,7 +59,7 @@ class Quantization:
     thresholds: Mapping[str, float]
     layer_precisions: Mapping[str, str]
     prints: Callable[[Node], bool]
-    signed: bool = False
+    dtypes: Sequence[DType] = BYTES
 
     def selection(self, graph: Graph) -> Selection:
         """Return the layers and tensors of `graph` that become integers."""
@@ -103,7 +104,7 @@ def _quantized(
         if name in gain and gain[name].shape == (channels_of(value),):
             factors[stretch(graph, value, gain[name], how.thresholds[name])] = gain[name]
     layers = list(how.selection(graph).layers)
-    summary = quantize_graph(graph, how.thresholds, how.layer_precisions, how.prints, how.signed)
+    summary = quantize_graph(graph, how.thresholds, how.layer_precisions, how.prints, how.dtypes)
     return layers, summary, factors
 
 
@@ -210,7 +211,7 @@ class _Exact:
     def gains(self, graph: Graph, how: Quantization) -> dict[str, Array]:
         """Return the gains of the tensors that are worth stretching."""
         selection = how.selection(graph)
-        steps = steps_of(selection, how.thresholds, how.signed)
+        steps = steps_of(selection, how.thresholds, how.dtypes)
         found = {}
         for value in stretchable(selection):
             name = tensor_name(value)

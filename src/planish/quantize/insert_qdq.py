@@ -2,7 +2,8 @@
 
 Symmetric linear quantization (DESIGN.md section 5): a tensor's scale is threshold / 127 (i8), or
 threshold / 255 (u8) where its elements cannot be negative, which is one bit more; weights have a
-scale for each output channel, largest magnitude / 127, so that they lie in [-127, 127].
+scale for each output channel, largest magnitude / 127, so that they lie in [-127, 127]. Floats of
+eight bits (f8e4m3) reach 448 instead.
 
 The passes after this one move the pairs to where they cost nothing, and fusion makes integer
 regions of them (see passes/quantized.py for the form).
@@ -11,14 +12,14 @@ regions of them (see passes/quantized.py for the form).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from planish.ir.declarations import DECLARED
-from planish.ir.dtypes import F32, I8, U8, DType
+from planish.ir.dtypes import F8E4M3, F32, I8, U8, DType
 from planish.ir.graph import Graph, Node, Value
 from planish.ir.source import Source
 from planish.ops.quantize import spread
@@ -30,7 +31,8 @@ from planish.quantize.select_layers import Selection, select_layers
 
 Array = np.ndarray[Any, Any]
 
-UNSIGNED_LEVELS = 255
+LARGEST = {I8: float(LEVELS), U8: 255.0, F8E4M3: 448.0}  # what a threshold becomes
+BYTES = (U8, I8)
 
 
 @dataclass
@@ -71,7 +73,7 @@ def quantize_graph(
     thresholds: Mapping[str, float],
     layer_precisions: Mapping[str, str] | None = None,
     prints: Callable[[Node], bool] = lambda node: True,
-    signed: bool = False,
+    dtypes: Sequence[DType] = BYTES,
 ) -> QuantizationSummary:
     """Make integers of the layers of a simplified float32 graph, in place.
 
@@ -86,8 +88,8 @@ def quantize_graph(
         As in `BuildConfig`.
     prints : callable, optional
         As in `FuseRegions`.
-    signed : bool
-        Whether tensors that cannot be negative are i8, too: tensor cores multiply signed bytes.
+    dtypes : sequence of DType
+        What tensors may become: u8 (those that cannot be negative), i8, or f8e4m3 alone.
     """
     selection = quantizable_layers(graph, thresholds, layer_precisions, prints)
     summary = QuantizationSummary()
@@ -95,8 +97,8 @@ def quantize_graph(
         summary.kept[str(node.source)] = reason
     for node in selection.layers:
         summary.layers.append(str(node.source))
-        _quantize_weights(graph, node)
-    steps = steps_of(selection, thresholds, signed)
+        _quantize_weights(graph, node, F8E4M3 if F8E4M3 in dtypes else I8)
+    steps = steps_of(selection, thresholds, dtypes)
     for value in selection.tensors:
         dtype, scale = steps[selection.classes[value]]
         summary.tensors[tensor_name(value)] = f"{dtype} in steps of {scale:.6g}"
@@ -122,22 +124,19 @@ def _is_usable(threshold: float | None) -> bool:
 
 
 def steps_of(
-    selection: Selection, thresholds: Mapping[str, float], signed: bool = False
+    selection: Selection, thresholds: Mapping[str, float], dtypes: Sequence[DType] = BYTES
 ) -> dict[int, tuple[DType, np.float32]]:
-    """Return type and scale of every class of tensors: those of its widest member.
-
-    With `signed`, all are i8.
-    """
+    """Return type and scale of every class of tensors: those of its widest member."""
     members: dict[int, list[Value]] = {}
     for value, number in selection.classes.items():
         members.setdefault(number, []).append(value)
     steps: dict[int, tuple[DType, np.float32]] = {}
     for number, values in members.items():
         widest = max(thresholds[tensor_name(value)] for value in values)
-        unsigned = not signed and all(is_non_negative(value) for value in values)
-        levels = UNSIGNED_LEVELS if unsigned else LEVELS
+        unsigned = U8 in dtypes and all(is_non_negative(value) for value in values)
+        dtype = U8 if unsigned else next(each for each in dtypes if each is not U8)
         tiny = float(np.finfo(np.float32).tiny)
-        steps[number] = (U8 if unsigned else I8, np.float32(max(widest / levels, tiny)))
+        steps[number] = (dtype, np.float32(max(widest / LARGEST[dtype], tiny)))
     return steps
 
 
@@ -164,22 +163,24 @@ def _quantize_tensor(graph: Graph, value: Value, dtype: DType, scale: np.float32
         node.replace_input(index, result)
 
 
-def _quantize_weights(graph: Graph, node: Node) -> None:
+def _quantize_weights(graph: Graph, node: Node, dtype: DType) -> None:
     weight = node.present_inputs[1]
-    rounded, scale, axis = quantized_weights(node)
+    rounded, scale, axis = quantized_weights(node, dtype)
     integers = graph.constant(rounded, graph.fresh_name(weight.name))
     operands = [integers, graph.constant(scale)]
     node.replace_input(1, emit(graph, node, DEQUANTIZE, operands, {"axis": axis}))
 
 
-def quantized_weights(node: Node) -> tuple[Array, Array, int]:
-    """Return the weights of a product as int8, their float32 scales, and the scales' axis."""
+def quantized_weights(node: Node, dtype: DType = I8) -> tuple[Array, Array, int]:
+    """Return the weights of a product as i8 or f8e4m3, their float32 scales, the scales' axis."""
     weight = node.present_inputs[1]
     axis = output_axis(node, weight.rank)
     array = weight.array.astype(np.float32, copy=False)
     others = tuple(each for each in range(array.ndim) if each != axis)
     largest = np.maximum(array.max(axis=others), -array.min(axis=others))
-    scale = np.where(largest > 0, largest / np.float32(LEVELS), np.float32(1)).astype(np.float32)
+    limit = np.float32(LARGEST[dtype])
+    scale = np.where(largest > 0, largest / limit, np.float32(1)).astype(np.float32)
     scaled = array / spread(scale, array.shape, axis)
-    rounded = np.clip(np.rint(scaled, out=scaled), -LEVELS, LEVELS, out=scaled).astype(np.int8)
-    return rounded, scale, axis
+    if dtype.is_integer:
+        np.rint(scaled, out=scaled)
+    return np.clip(scaled, -limit, limit, out=scaled).astype(dtype.numpy), scale, axis

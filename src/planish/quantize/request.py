@@ -168,13 +168,18 @@ class PrecisionRequest:
         self.summary = quantize_corrected(graph, quantization, corrections)
         self.notes += self.summary.notes
         if not self.summary.layers:
-            self.unmet(f"{self._lowest} was asked for, but no layer runs so")
+            self.unmet(self._nothing_quantized)
         return True
 
     @property
     def _lowest(self) -> str:
         """What quantized layers run in."""
         return "fp8" if self.config.precision == "fp8" else "int8"
+
+    @property
+    def _nothing_quantized(self) -> str:
+        kind = "integers" if self._lowest == "int8" else "8-bit floats"
+        return f"{self._lowest} was asked for, but no layer runs on {kind}"
 
     def _dtypes(self) -> tuple[DType, ...]:
         """Return what quantized tensors may become: tensor cores multiply signed bytes."""
@@ -258,7 +263,7 @@ class PrecisionRequest:
         wanted = "bf16" if self.floats == "bf16" else ""
         quantizes = self.config.precision in ("int8", "fp8") or self.summary is not None
         if quantizes and self._lowest not in precisions and not self._warned:
-            self.unmet(f"{self._lowest} was asked for, but no layer runs so")
+            self.unmet(self._nothing_quantized)
         elif self.config.strict and wanted and not {wanted, "int8"}.intersection(precisions):
             self.unmet(
                 f"{self.config.precision} was asked for, but every layer runs in float32: none is "

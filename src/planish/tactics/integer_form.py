@@ -8,8 +8,9 @@ Its *integer form*, which kernels are printed from, is the same function without
 
     ConvInteger | MatMulInteger(x, w, zx, zw) -> Cast -> Mul(sx * sw) -> Add(bias), epilogue
 
-A transposed convolution, for which ONNX has no operator of integers, keeps its name, and no zero
-points: its kernel reads them from the region.
+Floats of eight bits (f8e4m3) have the same form without the Cast: their product is a Conv or
+MatMul whose sums are float32. A transposed convolution, for which ONNX has no operator of integers,
+keeps its name, and no zero points: its kernel reads them from the region.
 Sums are exact. A scale that only the data tells (sx) is a factor of its own, and a zero point that
 only the data tells is taken off afterwards, times the sums of the weights. A mean over windows is a
 depthwise product by ones. Padding is zeros in memory; where zero is not the zero point, the bias
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from planish.ir.declarations import DECLARED
-from planish.ir.dtypes import F32, I8, I32, U8, DType
+from planish.ir.dtypes import F8E4M3, F32, I8, I32, U8, DType
 from planish.ir.graph import Graph, Node, Value
 from planish.ir.rewrite import scalar_of
 from planish.ops.convolution import window_of
@@ -56,19 +57,16 @@ def integer_form(region: Region, masked: bool = False) -> Region | None:
     """Return the integer form of a region whose anchor is a quantized product, else None.
 
     With `masked`, kernels do not read the padding as zeros from memory but put the zero point
-    there, so that nothing has to make up for it.
+    there, so that nothing has to make up for it; and they multiply f8e4m3, too.
     """
     anchor = region.anchor
     if anchor is None or anchor.op not in INTEGER_OPS:
         return None
-    factors = factors_of(anchor)
-    if factors is None:
-        return None
-    factors = replace(factors, masked=masked)
-    if not _is_padding_known(anchor, factors):
+    factors = factors_of(anchor, masked)
+    if factors is None or not _is_padding_known(anchor, factors):
         return None
     body = _Lowering(region, anchor, factors).body()
-    node = Node("Region", [], [], {"kind": INTEGER_OPS[anchor.op], "body": body})
+    node = Node("Region", [], [], {"kind": factors.operator(anchor), "body": body})
     operands = [
         tuple(replace(operand, value=value) for operand, value in zip(given, values, strict=True))
         for given, values in ((region.inputs, body.inputs), (region.outputs, body.outputs))
@@ -106,25 +104,35 @@ class Factors:
     axis: int = 0
     masked: bool = False
 
+    def operator(self, anchor: Node) -> str:
+        """Return the operator of the product in its integer form."""
+        return INTEGER_OPS[anchor.op] if self.weights.dtype.kind in "iu" else anchor.op
+
     @property
     def plain_weights(self) -> Array:
         """The weights minus their zero points."""
         return without_zero_point(self.weights, self.zero, self.axis)
 
 
-def factors_of(anchor: Node) -> Factors | None:
+def factors_of(anchor: Node, masked: bool = False) -> Factors | None:
     """Return the factors of a quantized product, or None when it is none."""
     data = _dequantize_of(anchor.input(0))
     if data is None or not _is_quantized_data(anchor, data):
         return None
+    stored = data.present_inputs[0].dtype
+    if stored not in BYTES and not (masked and stored is F8E4M3):
+        return None
     if anchor.op == "AveragePool":
-        return _factors_of_mean(anchor, data)
+        found = _factors_of_mean(anchor, data) if stored in BYTES else None
+        return None if found is None else replace(found, masked=masked)
     weight = _dequantize_of(anchor.input(1))
     if weight is None or not _is_quantized_weight(anchor, weight):
         return None
     w, scale = weight.present_inputs[:2]
-    axis = column_axis(anchor, w.rank)
-    return Factors(data, weight, w.array, weight.input(2), scale.array.astype(np.float64), axis)
+    if (w.dtype in BYTES) != (stored in BYTES):
+        return None
+    axis, steps = column_axis(anchor, w.rank), scale.array.astype(np.float64)
+    return Factors(data, weight, w.array, weight.input(2), steps, axis, masked)
 
 
 def column_axis(anchor: Node, rank: int) -> int:
@@ -153,9 +161,7 @@ def _dequantize_of(value: Value | None) -> Node | None:
 
 
 def _is_quantized_data(anchor: Node, data: Node) -> bool:
-    """Whether the data are bytes with one scale and a zero point that kernels can allow for."""
-    if data.present_inputs[0].dtype not in BYTES:
-        return False
+    """Whether the data have one scale, and a zero point that kernels can allow for."""
     if data.output.dtype is not F32 or anchor.output.dtype is not F32:
         return False
     scale, zero = data.input(1), data.input(2)
@@ -179,7 +185,7 @@ def _is_padding_known(anchor: Node, factors: Factors) -> bool:
 def _is_quantized_weight(anchor: Node, weight: Node) -> bool:
     """Whether the weights are constant bytes with one scale or one for each column."""
     w, bias = weight.present_inputs[0], anchor.input(2)
-    if w.dtype not in BYTES or w.constant is None:
+    if w.dtype not in (*BYTES, F8E4M3) or w.constant is None:
         return False
     if bias is not None and bias.constant is None:
         return False
@@ -308,15 +314,18 @@ class _Lowering:
         zeros = [given_zero if known_zero else None, self.factors.zero]
         operands = [self._value(data.present_inputs[0]), self.graph.constant(self.factors.weights)]
         parameters = [None if value is None else self._value(value) for value in zeros]
-        op = INTEGER_OPS[anchor.op]
+        op = self.factors.operator(anchor)
         attributes = {key: anchor.attributes[key] for key in DECLARED[op] if
                       key in anchor.attributes}  # fmt: skip
         if self.factors.weight is None:
             attributes["group"] = len(self.factors.weights)
         if op == anchor.op:
             parameters = []
-        sums = self._append(op, [*operands, *parameters], I32, attributes)
-        total = self._append("Cast", [sums], F32, {"to": F32})
+        if self.factors.weights.dtype.kind in "iu":
+            sums = self._append(op, [*operands, *parameters], I32, attributes)
+            total = self._append("Cast", [sums], F32, {"to": F32})
+        else:
+            total = self._append(op, operands, F32, attributes)
         if given_zero is not None and not known_zero:
             total = self._append("Sub", [total, self._zero_sums(given_zero)], F32)
         scale = self.factors.scale

@@ -18,8 +18,8 @@ from planish.backends.cuda.tactics.depthwise import Depthwise
 from planish.backends.cuda.tactics.matmul import MatrixProduct
 from planish.backends.cuda.tactics.pool import Pool
 from planish.errors import CompileError
-from planish.ir.dtypes import I8, U8, DType
-from planish.ir.graph import Graph
+from planish.ir.dtypes import F8E4M3, I8, U8, DType
+from planish.ir.graph import Graph, Value
 from planish.ir.layout import Layout
 from planish.ops.interpreter import run_graph
 from planish.tactics.region import make_region
@@ -132,3 +132,77 @@ def test_kernels_agree_with_the_reference(tactic: Tactic, cases: Sequence[Quanti
         results.append(str(cubin) if failed else run_kernel(kernel, cubin, region, arrays, {}))
     problems = _problems(found, results)
     assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize("kind", ["Conv", "MatMul"])
+def test_products_of_small_floats(kind: str) -> None:
+    region, arrays = _small_floats(kind, "f32")
+    (result,) = interpret([(_small_kernel(region), region, arrays, {})])
+    assert not isinstance(result, str), result
+    np.testing.assert_allclose(result[0], run_graph(region.body, arrays)[0], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("result", ["f32", "f8"])
+@pytest.mark.parametrize("kind", ["Conv", "MatMul"])
+def test_products_of_small_floats_on_a_gpu(kind: str, result: str) -> None:
+    region, arrays = _small_floats(kind, result)
+    kernel = _small_kernel(region)
+    (cubin,) = compile_kernels([kernel], int(next(iter(detect(None).features))[3:]))
+    assert not isinstance(cubin, CompileError), cubin
+    (got,) = (each.astype(np.float32) for each in run_kernel(kernel, cubin, region, arrays, {}))
+    want = run_graph(region.body, arrays)[0].astype(np.float32)
+    # tensor cores add these products with 14 bits; a float of eight bits has steps of 12 %
+    assert (np.abs(got - want) <= (0.13 if result == "f8" else 2e-3) * np.abs(want) + 0.02).all()
+    assert result == "f32" or (got == want).mean() > 0.99
+
+
+def _small_kernel(region: Region) -> TritonKernel:
+    tactic = ImplicitProduct() if region.kind == "Conv" else MatrixProduct()
+    support = tactic.supports(region, TARGET)
+    assert support, support.reason
+    kernel = tactic.build(region, tactic.configs(region, TARGET)[0], TARGET)
+    assert isinstance(kernel, TritonKernel)
+    assert "*fp8e4nv" in kernel.pointers
+    return kernel
+
+
+def test_kernels_compile() -> None:
+    wanted = {"long", "wide", "zero_padding", "dw_signed", "residual"}
+    kernels = []
+    for tactic, cases in CASES:
+        chosen = [case for case in cases if case.label in wanted]
+        kernels += [kernel for _, kernel, *_ in _kernels(tactic, chosen, 2)]
+    kernels += [_small_kernel(_small_floats(kind, "f8")[0]) for kind in ("Conv", "MatMul")]
+    assert any(kernel.counters for kernel in kernels)
+    for kernel, cubin in zip(kernels, compile_kernels(kernels, 90), strict=True):
+        assert not isinstance(cubin, CompileError), f"{kernel.source}: {cubin}"
+
+
+def _small_floats(kind: str, result: str) -> tuple[Region, list[np.ndarray]]:
+    """Return a product of floats of eight bits with ReLU, and its inputs."""
+    random = np.random.default_rng(5)
+    graph = Graph("small")
+    shape, weights, axis = ((2, 24, 9, 8), (20, 24, 3, 3), 0)
+    if kind == "MatMul":
+        shape, weights, axis = (2, 9, 70), (70, 24), 1
+
+    def real(value: Value, scale: np.ndarray) -> Value:
+        zero = graph.constant(np.zeros(scale.shape, F8E4M3.numpy))
+        return add_node(graph, "DequantizeLinear", [value, graph.constant(scale), zero], axis=axis)
+
+    x = graph.add_input("x", F8E4M3, shape)
+    w = graph.constant((random.standard_normal(weights) * 100).astype(F8E4M3.numpy))
+    scales = random.uniform(0.5, 1.5, weights[axis]).astype(np.float32) * np.float32(1e-3)
+    operands = [real(x, np.float32(0.01).reshape(())), real(w, scales)]
+    window = {} if kind == "MatMul" else {"kernel_shape": (3, 3), "pads": (1, 1, 1, 1)}
+    y = add_node(graph, kind, operands, **window)
+    y = add_node(graph, "Relu", [y])
+    step, zero = np.array(0.02, np.float32), np.zeros((), F8E4M3.numpy)
+    if result == "f8":
+        y = add_node(graph, "QuantizeLinear", [y, graph.constant(step), graph.constant(zero)])
+    graph.add_output(y)
+    last = Layout((0, 2, 3, 1), ((0, 0),) * 4)
+    values = (*graph.inputs, *graph.outputs)
+    region = make_region(graph, kind, {v.name: last for v in values if v.rank == len(last.order)})
+    return region, [(random.standard_normal(shape) * 100).astype(F8E4M3.numpy)]

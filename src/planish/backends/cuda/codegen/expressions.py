@@ -137,12 +137,14 @@ def _mean(_: Node, arguments: Arguments) -> str:
 
 def _quantize(node: Node, arguments: Arguments) -> str:
     dtype, point = node.output.dtype, node.input(2)
+    scaled = str(arguments[0])
+    if scalar_of(node.input(1)) != 1:
+        scaled = f"{scaled} / {arguments[1]}"
     is_plain = point is None or scalar_of(point) == 0
     if dtype in (I8, U8) and is_plain and compute_type(operand_type(node)) == "tl.float32":
-        is_scaled = scalar_of(node.input(1)) != 1
-        return f"planish_{dtype}({arguments[0]}{f' / {arguments[1]}' if is_scaled else ''})"
+        return f"planish_{dtype}({scaled})"
     if dtype is F8E4M3:
-        return f"planish_f8({arguments[0]} / {arguments[1]})"
+        return f"planish_f8({scaled})"
     low, high = INTEGER_RANGES[dtype]
     zero = arguments[2] if len(arguments) > 2 and arguments[2] is not None else "0"
     quantized = f"planish_quantize({arguments[0]}, {arguments[1]}, {zero}, {low}, {high})"

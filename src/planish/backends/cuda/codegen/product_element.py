@@ -4,6 +4,7 @@
     f32, f16, bf16       the product's type         f32
     i8                   i8                         i32
     u8                   i8: 128 less               i32
+    f8e4m3               itself                     f32
     i8, u8               f16: the zero point less   f32     weights that do not fit eight bits
 
 Tensor cores multiply signed bytes by signed bytes. A zero point, and the 128 that unsigned bytes
@@ -22,7 +23,7 @@ import numpy as np
 from planish.backends.cuda.codegen.printer import Group, Printer
 from planish.backends.cuda.codegen.triton_types import ELEMENTS, compute_type
 from planish.errors import TacticError
-from planish.ir.dtypes import F16, I8, U8, DType
+from planish.ir.dtypes import F8E4M3, F16, I8, U8, DType
 from planish.ir.rewrite import scalar_of
 from planish.ir.shape import Shape
 from planish.tactics.integer_form import without_zero_point
@@ -55,6 +56,11 @@ class ProductElement:
         """Triton's type of the sums."""
         return "tl.int32" if self.multiplied is I8 else "tl.float32"
 
+    @property
+    def nothing(self) -> str:
+        """A zero weight, as Triton text."""
+        return "0.0" if self.multiplied is F8E4M3 else "0"
+
     def converted(self, name: str) -> list[str]:
         """Return the statements that make a loaded tile of data ready to be multiplied."""
         if self.stored is self.multiplied:
@@ -69,7 +75,7 @@ class ProductElement:
     def settled(
         self, printer: Printer, weights: Array, space: Shape, groups: Sequence[Group]
     ) -> list[str]:
-        """Return the statements that make the integer sums of ``total``.
+        """Return the statements that make whole sums of ``total``.
 
         Parameters
         ----------
@@ -81,14 +87,14 @@ class ProductElement:
         if not self.stored.is_integer:
             return []
         if self.multiplied is not I8:
-            return ["total = libdevice.rint(total).to(tl.int32)"]
+            return ["total = libdevice.rint(total)"]
         shift = self.zero - (128 if self.stored is U8 else 0)
         if shift == 0:
             return []
-        first = weights.reshape(len(weights), -1).sum(axis=1, dtype=np.int64) * -shift
+        sums = weights.reshape(len(weights), -1).sum(axis=1, dtype=np.int64) * -shift
         trailing = max(weights.ndim - 2, 0)
-        shaped = first.astype(np.int32).reshape(-1, *(1,) * trailing)
-        return [printer.load(printer.packed(shaped), space, groups, "first"), "total += first"]
+        shaped = sums.astype(np.int32).reshape(-1, *(1,) * trailing)
+        return [printer.load(printer.packed(shaped), space, groups, "start"), "total += start"]
 
 
 def integer_element(region: Region, lowered: Region) -> tuple[ProductElement, Array]:
@@ -103,6 +109,8 @@ def integer_element(region: Region, lowered: Region) -> tuple[ProductElement, Ar
     if anchor is None or given is None or given.inputs[0] is None:
         raise TacticError("it has no anchor", where=region.name)
     data, weight = anchor.present_inputs[0], anchor.present_inputs[1].array
+    if data.dtype is F8E4M3:
+        return ProductElement(data.dtype, data.dtype, padding="0.0"), weight
     axis = 0 if anchor.op == "ConvInteger" else weight.ndim - 1
     plain = without_zero_point(weight, anchor.input(3), axis)
     zero = int(scalar_of(anchor.input(2)) or 0)
