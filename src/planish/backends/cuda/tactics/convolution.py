@@ -292,9 +292,8 @@ class _Writer:
         w_mask = [f"{mask}[:, None]" for mask in masks]
         column_mask = self.tile.masks(printer)[1]
         w_mask += [f"{column_mask}[None, :]"] if column_mask else []
-        inner.append(
-            masked_load("b", f"w_columns[None, :] + (tap * {found.channels} + c)[:, None]", w_mask)
-        )
+        offsets = f"w_columns[None, :] + (tap * {found.channels} + c)[:, None]"
+        inner.append(masked_load("b", offsets, w_mask, self.element.nothing))
         inner.append(print_dot(self.element.multiplied))
         return [*lines, *indent(inner)]
 
@@ -350,7 +349,8 @@ class _Writer:
         inner += self.element.converted("a")
         w_mask = [f"(k < {self.weight_depth})[:, None]"]
         w_mask += [f"{column_mask}[None, :]"] if column_mask else []
-        inner.append(masked_load("b", "w_columns[None, :] + k[:, None]", w_mask))
+        offsets = "w_columns[None, :] + k[:, None]"
+        inner.append(masked_load("b", offsets, w_mask, self.element.nothing))
         inner.append(print_dot(self.element.multiplied))
         return [f"for step in range({first}, {last}):", *indent(inner)]
 

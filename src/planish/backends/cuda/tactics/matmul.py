@@ -241,10 +241,13 @@ class _Writer:
         w_mask = [f"{mask}[:, None]" for mask in deep]
         w_mask += [f"{column_mask}[None, :]"] if column_mask else []
         first, last = self.tile.steps(-(-self.depth // self.k))
+        nothing = self.element.nothing
+        left = f"x_rows[:, None] + (k * {self.left_step})[None, :]"
+        right = f"w_columns[None, :] + (k * {self.right_step})[:, None]"
         inner = [
             f"k = step * {self.k} + tl.arange(0, {self.k})",
-            masked_load("a", f"x_rows[:, None] + (k * {self.left_step})[None, :]", x_mask),
-            masked_load("b", f"w_columns[None, :] + (k * {self.right_step})[:, None]", w_mask),
+            masked_load("a", left, x_mask, nothing),
+            masked_load("b", right, w_mask, nothing),
         ]
         inner += self.element.converted("a")
         inner += ProductElement(self.right_dtype, dtype).converted("b")
