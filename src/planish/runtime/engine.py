@@ -12,6 +12,7 @@ import functools
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ class Engine:
         self._resolver = ShapeResolver(plan)
         self._bound: dict[tuple[tuple[int, ...], ...], BoundShapes] = {}
         self._idle: deque[Context] = deque(maxlen=_MAX_IDLE)
-        self._pending: deque[Pending] = deque()
+        self._pending: deque[weakref.ref[Pending]] = deque()
         self._input_names = tuple(info.name for info in plan.inputs)
         self._output_names = tuple(info.name for info in plan.outputs)
         self._input_types = tuple(dtype_by_name(info.dtype).numpy for info in plan.inputs)
@@ -218,8 +219,7 @@ class Engine:
         """
         handle = self._executor.stream_of(stream)
         call = self._call(self._ordered(inputs), outputs, handle)
-        while len(self._pending) >= _MAX_BUSY:
-            self._pending.popleft().result()
+        self._limit_pending()
         mine = self._acquire(handle)
         mine.bind(call.bound)
         ticket = self._executor.start(mine, call.arrays, call.results, handle)
@@ -228,13 +228,11 @@ class Engine:
         def finish() -> dict[str, Any]:
             if waits:
                 self._idle.append(mine)
-                with contextlib.suppress(ValueError):  # run_async took it out already
-                    self._pending.remove(pending)
             return dict(zip(self._output_names, self._finished(call), strict=True))
 
         pending = Pending(ticket, finish, self._on_device(call))
         if waits:
-            self._pending.append(pending)
+            self._pending.append(weakref.ref(pending))
         else:
             self._idle.append(mine)
         return pending
@@ -343,6 +341,14 @@ class Engine:
         if context is None:
             self._idle.append(mine)
         return self._finished(call)
+
+    def _limit_pending(self) -> None:
+        """Finish the oldest inferences that hold contexts until few enough are left."""
+        while len(self._pending) >= _MAX_BUSY:
+            with contextlib.suppress(IndexError):  # another thread was faster
+                oldest = self._pending.popleft()()
+                if oldest is not None:
+                    oldest.result()
 
     def _acquire(self, stream: int | None) -> Context:
         """Return a context that need not be waited for; wait only when very many are in use."""

@@ -22,7 +22,7 @@ enum { COPY = 1, FILL, KERNEL, RECORD, WAIT, GRAPH };
 enum { INVALID = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, BAD_IMAGE = 200, NOT_READY = 600 };
 
 typedef struct { void (*run)(void **, unsigned); int count; void *module; } Function;
-typedef struct Event { long recorded, passed; struct Stream *stream; } Event;
+typedef struct Event { long recorded, passed; struct Stream *stream; struct Graph *graph; } Event;
 typedef struct {
     int kind;
     Address target, source;
@@ -34,7 +34,7 @@ typedef struct {
     long ticket;
     struct Graph *graph;
 } Op;
-typedef struct Graph { Op *ops[8192]; int count, references; } Graph;
+typedef struct Graph { Op *ops[8192]; int count, references, destroyed; } Graph;
 typedef struct Stream { Op *ops[8192]; int count; int non_blocking; Graph *capture; } Stream;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -261,6 +261,10 @@ int cuStreamSynchronize(void *handle)
 int cuStreamWaitEvent(void *handle, Event *event, unsigned flags)
 {
     (void)flags; ENTER;
+    if (event->graph) { /* the stream joins the recording; operations are in order already */
+        stream_of(handle)->capture = event->graph;
+        LEAVE(0);
+    }
     Op *op = put(handle, WAIT);
     op->event = event; op->ticket = event->recorded;
     LEAVE(0);
@@ -275,7 +279,9 @@ int cuStreamBeginCapture_v2(Stream *stream, int mode)
 int cuStreamEndCapture(Stream *stream, void **graph)
 {
     ENTER;
-    *graph = stream->capture; stream->capture = NULL;
+    *graph = stream->capture;
+    for (int i = 0; i < 256; i++)
+        if (streams[i] && streams[i]->capture == *graph) streams[i]->capture = NULL;
     LEAVE(0);
 }
 int cuStreamGetCaptureInfo_v2(Stream *stream, int *status, uint64_t *id, void **graph, void ***nodes, size_t *count)
@@ -291,14 +297,16 @@ int cuEventCreate(void **handle, unsigned flags) { (void)flags; ENTER; *handle =
 int cuEventDestroy_v2(Event *event)
 {
     ENTER;
-    if (event->stream) drain(event->stream, -1);
     for (int i = 0; i < 256; i++) if (streams[i]) drain(streams[i], -1);
+    drain(&legacy, -1);
     free(event); live--;
     LEAVE(0);
 }
 int cuEventRecord(Event *event, void *handle)
 {
     ENTER;
+    event->graph = stream_of(handle)->capture;
+    if (event->graph) LEAVE(0);
     Op *op = put(handle, RECORD);
     op->event = event; op->ticket = event->recorded = ++ticket;
     event->stream = stream_of(handle);
@@ -370,24 +378,30 @@ static Graph *copy_of(const Graph *graph)
     }
     return copy;
 }
-typedef struct { Graph *own; Op *original[8192]; } Executable;
+typedef struct { Graph *own, *source; } Executable;
 
 int cuGraphInstantiateWithFlags(void **handle, Graph *graph, unsigned long long flags)
 {
     (void)flags; ENTER;
     Executable *made = calloc(1, sizeof *made);
     made->own = copy_of(graph);
-    memcpy(made->original, graph->ops, sizeof graph->ops);
+    made->source = graph; graph->references++;
     *handle = made; live++;
     LEAVE(0);
 }
-int cuGraphDestroy(Graph *graph) { ENTER; drop_graph(graph); live--; LEAVE(0); }
-int cuGraphExecDestroy(Executable *graph) { ENTER; drop_graph(graph->own); free(graph); live--; LEAVE(0); }
+int cuGraphDestroy(Graph *graph) { ENTER; graph->destroyed = 1; drop_graph(graph); live--; LEAVE(0); }
+int cuGraphExecDestroy(Executable *graph)
+{
+    ENTER;
+    drop_graph(graph->own); drop_graph(graph->source); free(graph); live--;
+    LEAVE(0);
+}
 int cuGraphExecKernelNodeSetParams(Executable *graph, Op *node, const Node *parameters)
 {
     ENTER;
+    if (graph->source->destroyed) LEAVE(INVALID); /* the node is gone */
     for (int i = 0; i < graph->own->count; i++) {
-        if (graph->original[i] != node) continue;
+        if (graph->source->ops[i] != node) continue;
         take(graph->own->ops[i], parameters->function, parameters->grid, parameters->parameters);
         LEAVE(0);
     }

@@ -128,6 +128,13 @@ class CudaContext:
         return workspace.address, counters.address
 
     @property
+    def needed_bytes(self) -> int:
+        """Device memory that an inference of the present shapes takes besides the weights."""
+        staged = sum(staging.size for staging in (*self.inputs, *self.outputs))
+        arena = arena_bytes(self._plan, self.binding)
+        return arena + staged + sum(a.size + b.size for a, b in self._work)
+
+    @property
     def arena(self) -> DeviceMemory:
         """The memory of intermediate values, large enough for the present shapes."""
         needed = arena_bytes(self._plan, self.binding) + ALIGNMENT

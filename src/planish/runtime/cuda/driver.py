@@ -58,7 +58,8 @@ class Device:
         name = ctypes.create_string_buffer(128)
         check(library().cuDeviceGetName(name, 128, self._device))
         self.name = name.value.decode()
-        self._set_current = library().cuCtxSetCurrent
+        self.library = library()
+        self._set_current = self.library.cuCtxSetCurrent
 
     def use(self) -> None:
         """Make the device's context current in the calling thread."""
@@ -110,11 +111,15 @@ def _handle(name: str, *arguments: Any) -> int:
     return value.value or 0
 
 
-def _released(name: str, handle: int | None) -> None:
+def _released(owner: Device | None, name: str, handle: int) -> None:
     """Give a handle back, unless the process is ending and the driver with it."""
-    if handle and not sys.is_finalizing():
-        device().use()
-        getattr(library(), name)(handle)
+    if handle and owner is not None and not sys.is_finalizing():
+        owner.use()
+        getattr(owner.library, name)(handle)
+
+
+class OutOfMemoryError(DeviceError):
+    """The GPU has too little memory left."""
 
 
 class DeviceMemory:
@@ -124,16 +129,18 @@ class DeviceMemory:
     """
 
     address = 0
+    _owner: Device | None = None
 
     def __init__(self, size: int) -> None:
-        device().use()
+        self._owner = device()
+        self._owner.use()
         self.size = max(size, 256)
         address = ctypes.c_uint64()
         status = library().cuMemAlloc_v2(ctypes.byref(address), self.size)
         if status == OUT_OF_MEMORY:
-            raise DeviceError(
-                f"the GPU has no {_mebibytes(self.size)} of memory left "
-                f"({_mebibytes(device().free_bytes())} are free)",
+            raise OutOfMemoryError(
+                f"the GPU has no {mebibytes(self.size)} of memory left "
+                f"({mebibytes(device().free_bytes())} are free)",
                 fix="lower the largest shapes of the profiles, or free device memory",
             )
         check(status)
@@ -164,23 +171,25 @@ class DeviceMemory:
         read_memory(self.address + offset, array)
 
     def __del__(self) -> None:
-        _released("cuMemFree_v2", self.address)
+        _released(self._owner, "cuMemFree_v2", self.address)
 
 
 class PinnedMemory:
     """Host memory that the GPU copies to and from directly."""
 
     address = 0
+    _owner: Device | None = None
 
     def __init__(self, size: int) -> None:
-        device().use()
+        self._owner = device()
+        self._owner.use()
         self.size = max(size, 256)
         self.address = _handle("cuMemHostAlloc", self.size, 0)
         buffer = (ctypes.c_uint8 * self.size).from_address(self.address)
         self.array: Array = np.ctypeslib.as_array(buffer)
 
     def __del__(self) -> None:
-        _released("cuMemFreeHost", self.address)
+        _released(self._owner, "cuMemFreeHost", self.address)
 
 
 def read_memory(address: int, array: Array) -> None:
@@ -237,9 +246,11 @@ class Stream:
     """
 
     handle = 0
+    _owner: Device | None = None
 
     def __init__(self, blocking: bool = False) -> None:
-        device().use()
+        self._owner = device()
+        self._owner.use()
         self.handle = _handle("cuStreamCreate", 0 if blocking else NON_BLOCKING)
 
     def synchronize(self) -> None:
@@ -266,7 +277,7 @@ class Stream:
         return Graph(_handle_after("cuStreamEndCapture", self.handle))
 
     def __del__(self) -> None:
-        _released("cuStreamDestroy_v2", self.handle)
+        _released(self._owner, "cuStreamDestroy_v2", self.handle)
 
 
 def _handle_after(name: str, argument: int) -> int:
@@ -277,15 +288,14 @@ def _handle_after(name: str, argument: int) -> int:
 
 
 class Graph:
-    """An instantiated CUDA graph; `recorded` is destroyed."""
+    """An instantiated CUDA graph, and what it was made from: changes name nodes of that."""
 
     handle = 0
+    _owner: Device | None = None
 
     def __init__(self, recorded: int) -> None:
-        try:
-            self.handle = _handle("cuGraphInstantiateWithFlags", recorded, 0)
-        finally:
-            check(library().cuGraphDestroy(recorded))
+        self._owner, self._recorded = device(), recorded
+        self.handle = _handle("cuGraphInstantiateWithFlags", recorded, 0)
         self._launch = library().cuGraphLaunch
 
     def launch(self, stream: Stream) -> None:
@@ -299,17 +309,20 @@ class Graph:
             check(status)
 
     def __del__(self) -> None:
-        _released("cuGraphExecDestroy", self.handle)
+        _released(self._owner, "cuGraphExecDestroy", self.handle)
+        _released(self._owner, "cuGraphDestroy", self._recorded)
 
 
 class Function:
     """A kernel loaded from a cubin."""
 
     module = 0
+    _owner: Device | None = None
 
     def __init__(self, cubin: bytes, name: str, shared: int, warps: int) -> None:
-        self.arch = device().arch
-        device().use()
+        self._owner = device()
+        self.arch = self._owner.arch
+        self._owner.use()
         module = ctypes.c_void_p()
         status = library().cuModuleLoadData(ctypes.byref(module), cubin)
         if status in NO_BINARY:
@@ -333,7 +346,7 @@ class Function:
         Launch(self, grid, pointers, numbers).put(stream.handle)
 
     def __del__(self) -> None:
-        _released("cuModuleUnload", self.module)
+        _released(self._owner, "cuModuleUnload", self.module)
 
 
 class Launch:
@@ -393,9 +406,12 @@ class Event:
     """A point on a stream, to be waited for; with `timing` its time is known."""
 
     handle = 0
+    _owner: Device | None = None
 
     def __init__(self, timing: bool = True) -> None:
-        device().use()
+        self._owner = device()
+        self._owner.use()
+        self._library = self._owner.library
         self.handle = _handle("cuEventCreate", 0 if timing else NO_TIMING)
 
     def record(self, stream: Stream) -> None:
@@ -404,34 +420,35 @@ class Event:
 
     def record_on(self, stream: int) -> None:
         """Mark now on the stream of this handle."""
-        status = library().cuEventRecord(self.handle, stream)
+        status = self._library.cuEventRecord(self.handle, stream)
         if status:
             check(status)
 
     def is_past(self) -> bool:
         """Return whether all work before the mark is done."""
-        status = int(library().cuEventQuery(self.handle))
+        status = int(self._library.cuEventQuery(self.handle))
         if status not in (0, NOT_READY):
             check(status)
         return status == 0
 
     def synchronize(self) -> None:
         """Wait until all work before the mark is done."""
-        check(library().cuEventSynchronize(self.handle))
+        check(self._library.cuEventSynchronize(self.handle))
 
     def hold(self, stream: int) -> None:
         """Let later work on the stream of this handle wait for the mark."""
-        check(library().cuStreamWaitEvent(stream, self.handle, 0))
+        check(self._library.cuStreamWaitEvent(stream, self.handle, 0))
 
     def milliseconds_since(self, earlier: Event) -> float:
         """Return the time between two events that have both passed."""
         elapsed = ctypes.c_float()
-        check(library().cuEventElapsedTime(ctypes.byref(elapsed), earlier.handle, self.handle))
+        check(self._library.cuEventElapsedTime(ctypes.byref(elapsed), earlier.handle, self.handle))
         return elapsed.value
 
     def __del__(self) -> None:
-        _released("cuEventDestroy_v2", self.handle)
+        _released(self._owner, "cuEventDestroy_v2", self.handle)
 
 
-def _mebibytes(size: int) -> str:
+def mebibytes(size: int) -> str:
+    """Return a number of bytes for people."""
     return f"{size / 2**20:,.1f} MiB"

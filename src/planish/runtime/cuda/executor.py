@@ -13,12 +13,19 @@ from typing import Any
 import numpy as np
 
 from planish.engine.parts import DeviceCode
-from planish.errors import CompatibilityError, InputError, PlanError
+from planish.errors import CompatibilityError, DeviceError, InputError, PlanError
 from planish.plan.plan import Plan
 from planish.runtime.cuda.arrays import DeviceArray, MemoryPool, take
 from planish.runtime.cuda.binding import LEGACY_STREAM
 from planish.runtime.cuda.context import MAX_PROGRAMS, CudaContext, Staging
-from planish.runtime.cuda.driver import Event, copy_on_device, copy_to_host, device
+from planish.runtime.cuda.driver import (
+    Event,
+    OutOfMemoryError,
+    copy_on_device,
+    copy_to_host,
+    device,
+    mebibytes,
+)
 from planish.runtime.cuda.program import Inference, Program
 from planish.runtime.cuda.resident import Resident
 from planish.runtime.external import factory_of
@@ -61,7 +68,21 @@ class CudaExecutor:
     def create_context(self) -> CudaContext:
         """Return fresh memory for one inference at a time."""
         device().use()
-        return CudaContext(self._loaded())
+        try:
+            return CudaContext(self._loaded())
+        except OutOfMemoryError as error:
+            raise self._too_little_memory(self._plan.arena_bytes) from error
+
+    def _too_little_memory(self, inference_bytes: int) -> DeviceError:
+        """Return an error that says how much an inference needs."""
+        weights = 0 if self._resident is not None else self._weights.nbytes
+        return DeviceError(
+            f"the engine needs {mebibytes(weights + inference_bytes)} of GPU memory for one "
+            f"inference ({mebibytes(weights)} of it for weights), and "
+            f"{mebibytes(device().free_bytes())} are free",
+            where=device().name,
+            fix="free device memory, or build the engine with smaller profiles",
+        )
 
     def take(self, given: Any, name: str) -> DeviceArray | None:
         """Return an array of another library on the GPU without a copy; see `arrays.take`."""
@@ -120,6 +141,14 @@ class CudaExecutor:
 
     def _enqueue(self, context: CudaContext, inference: Inference) -> list[tuple[Staging, Array]]:
         """Put all of an inference on its stream; return host arrays and where their results are."""
+        try:
+            return self._enqueue_all(context, inference)
+        except OutOfMemoryError as error:
+            raise self._too_little_memory(context.needed_bytes) from error
+
+    def _enqueue_all(
+        self, context: CudaContext, inference: Inference
+    ) -> list[tuple[Staging, Array]]:
         program = self._program(context)
         places, stream = program.places, inference.stream
         for index, array in enumerate(inference.inputs):

@@ -8,6 +8,7 @@ context's own staging memory instead, so that nothing has to change.
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +83,8 @@ class Program:
     """
 
     def __init__(self, resident: Resident, context: CudaContext) -> None:
-        self.resident, self.context = resident, context
+        # weak: what an engine holds on the device is freed at once, not by the garbage collector
+        self.resident, self.context = resident, weakref.proxy(context)
         self.bound = context.binding
         self.symbols = dict(context.binding.symbols)
         self.places = Places(context)
@@ -128,13 +130,14 @@ class Program:
 
     def _piece(self, segment: Segment, inside: bool) -> _Piece:
         """Return what runs a segment; `inside` of a loop that the host counts."""
+        mine = weakref.proxy(self)
         if isinstance(segment, KernelSegment):
-            return _KernelPiece(self, segment) if inside else _GraphPiece(self, segment)
+            return _KernelPiece(mine, segment) if inside else _GraphPiece(mine, segment)
         if isinstance(segment, HostSegment):
-            return _HostPiece(self, segment.step)
+            return _HostPiece(mine, segment.step)
         if isinstance(segment, GuardSegment):
-            return _GuardPiece(self, segment, [self._piece(s, inside) for s in segment.body])
-        return _LoopPiece(self, segment, [self._piece(s, True) for s in segment.body])
+            return _GuardPiece(mine, segment, [self._piece(s, inside) for s in segment.body])
+        return _LoopPiece(mine, segment, [self._piece(s, True) for s in segment.body])
 
 
 class _Piece:
@@ -192,6 +195,7 @@ class _GraphPiece(_KernelPiece):
 
     def __init__(self, program: Program, segment: KernelSegment) -> None:
         super().__init__(program, segment)
+        self._places = program.places
         steps = program.resident.plan.steps
         self._outside = [
             any(binding.space in ("input", "output") for binding in step.bindings) for step in steps
@@ -207,7 +211,7 @@ class _GraphPiece(_KernelPiece):
         if inference.times is not None:
             super().run(inference, symbols)
             return
-        places = self.program.places
+        places = self._places
         present = (places.inputs, places.outputs)
         graph = self._graph
         if graph is None or (present != self._recorded and self.changes > MOST_CHANGES):
