@@ -1,7 +1,7 @@
 """Matrix products by cuBLASLt, where asked for (`tactic_sources`) and installed.
 
-It is compared like all candidates. It competes only on the machine of the GPU, because the library ranks its algorithms there. Engines
-that use it need the library where they run.
+It is compared like all candidates, on the machine of the GPU only, because the library ranks its
+algorithms there. Engines that use it need the library where they run.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ from planish.backends.cuda.codegen.product_tile import (
     masked_load,
     print_dot,
     print_epilogue,
-    tile_configs,
 )
+from planish.backends.cuda.codegen.tile_choice import tile_configs
 from planish.ir.dtypes import BF16, F16, F32
 from planish.ir.graph import Node, Value
 from planish.ir.shape import Dim, Shape, product
