@@ -102,14 +102,13 @@ def encoding_of(weights: Compressed, half: bool) -> Encoding:
 def encode(weights: Compressed, encoding: Encoding, width: int) -> list[Array]:
     """Return numbers, scales and, unless there is one, zero points in panels of `width` columns."""
     offset = _offset(weights, encoding.bits)
-    numbers = weights.numbers.astype(np.int16) + np.int16(offset)
+    numbers = weights.numbers.astype(np.int8).view(np.uint8) + np.uint8(offset % 256)
     numbers = _in_panels(numbers, encoding.padded, width)  # [panels, K, width]
+    stored = numbers.view(np.int8)
     if encoding.bits == 4:
-        fields = numbers.astype(np.uint32).reshape(len(numbers), -1, OCTET, width)
-        shifts = np.arange(OCTET, dtype=np.uint32)[:, None] * np.uint32(4)
-        stored = np.bitwise_or.reduce(fields << shifts, axis=2)
-    else:
-        stored = numbers.astype(np.int8)
+        pairs = numbers[:, 0::2] | numbers[:, 1::2] << np.uint8(4)  # bytes of the words
+        pairs = pairs.reshape(len(pairs), -1, OCTET // 2, width).swapaxes(2, 3)
+        stored = np.ascontiguousarray(pairs).view(np.uint32)
     scales = _in_panels(weights.scales, encoding.groups, width)
     arrays = [stored, scales.astype(np.float16 if encoding.half else np.float32)]
     if encoding.zero is None:

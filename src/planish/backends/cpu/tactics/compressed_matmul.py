@@ -63,9 +63,12 @@ class CompressedMatMul(Tactic):
 
     def configs(self, region: Region, target: Target) -> list[Config]:
         """Return tile shapes, chunks of K, and widths of memory panels; the best guess first."""
-        problem, encoding = _problem(region, target)[:2]
+        problem = _problem(region, target)
         lanes = problem.unit.lanes
-        chunks = dict.fromkeys(_chunk(encoding.depth, limit) for limit in CHUNKS)
+        depth = problem.depth
+        if not isinstance(depth, int):
+            raise TacticError("the depth of weights is symbolic", where=region.name)
+        chunks = dict.fromkeys(_chunk(depth, limit) for limit in CHUNKS)
         found: list[Config] = [
             {"rows": rows, "vectors": vectors, "depth": chunk, "strips": strips, "few": few}
             for strips in STRIPS[lanes]
@@ -84,8 +87,9 @@ class CompressedMatMul(Tactic):
 
     def build(self, region: Region, config: Config, target: Target) -> Kernel:
         """Return the kernel of one configuration."""
-        problem, encoding, weights = _problem(region, target)
+        problem, weights = _problem(region, target), _weights(region)
         strips, lanes = int(config["strips"]), problem.unit.lanes
+        encoding = encoding_of(weights, lanes == 16 or target.has("f16c"))
         numbers = problem.weight_pointer
         if numbers is None:
             raise TacticError("the product has no weights", where=region.name)
@@ -136,18 +140,19 @@ def _print(
     )
 
 
-def _problem(region: Region, target: Target) -> tuple[Problem, Encoding, Compressed]:
-    """Return the product, and how its weights are encoded."""
-    anchor = region.anchor
-    weight = None if anchor is None else dequantize_of(anchor.inputs[1])
-    if anchor is None or weight is None:
-        raise TacticError("the region multiplies no compressed weights", where=region.name)
+def _problem(region: Region, target: Target) -> Problem:
+    """Return the product, with weights that are floats once they are decoded."""
     problem, _ = matmul_problem(_with_plain_weights(region), target)
-    left = anchor.present_inputs[0].dtype
-    problem = replace(problem, kind=WIDENED if left is BF16 else FLOAT)
-    weights = compressed_weights(weight)
-    half = problem.unit.lanes == 16 or target.has("f16c")
-    return problem, encoding_of(weights, half), weights
+    anchor = region.anchor
+    narrow = anchor is not None and anchor.present_inputs[0].dtype is BF16
+    return replace(problem, kind=WIDENED if narrow else FLOAT)
+
+
+def _weights(region: Region) -> Compressed:
+    weight = None if region.anchor is None else dequantize_of(region.anchor.inputs[1])
+    if weight is None:
+        raise TacticError("the region multiplies no compressed weights", where=region.name)
+    return compressed_weights(weight)
 
 
 def _with_plain_weights(region: Region) -> Region:
