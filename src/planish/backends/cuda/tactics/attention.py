@@ -21,6 +21,7 @@ from planish.tactics.target import Target
 
 FLOATS = (F16, BF16, F32)
 LOG2_E = 1.4426950408889634
+MOST_SHARED = 160 << 10
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,31 @@ class Attention(Tactic):
         return no(found) if isinstance(found, str) else YES
 
     def configs(self, region: Region, target: Target) -> list[Config]:
-        """Return tiles of queries by tiles of keys."""
-        sizes = ((64, 64, 4, 3), (128, 64, 8, 3), (32, 64, 4, 3), (64, 32, 4, 3), (128, 128, 8, 2),
-                 (16, 64, 2, 3), (64, 128, 4, 2), (32, 32, 2, 3))  # fmt: skip
-        return [{"m": m, "n": n, "warps": w, "stages": s} for m, n, w, s in sizes]
+        """Return tiles of queries by tiles of keys, the best guess first.
+
+        Few blocks are bound by latency, so that all keys at once are best; with many, padding
+        the keys to whole tiles is what costs.
+        """
+        printer = Printer(region)
+        found = read_heads(region, printer)
+        if isinstance(found, str):
+            return []
+        queries, keys = (printer.tune_size(each.shape[2]) for each in (found.query, found.key))
+        heads = printer.tune_size(product(found.query.shape[:2]))
+        whole = min(256, max(16, 1 << (keys - 1).bit_length()))
+        alone = [(64, whole, 4, 2), (32, whole, 4, 3), (16, whole, 4, 2)]
+        if queries <= 128:
+            alone.reverse()
+        many = [(64, 32, 4, 3), (64, 64, 4, 3), (128, 64, 4, 3), (128, 32, 4, 3), (64, 128, 4, 2),
+                (128, 128, 8, 2), (32, 64, 4, 3), (32, 32, 4, 2), (16, 16, 2, 2)]  # fmt: skip
+        many.sort(key=lambda tile: -(-keys // tile[1]) * tile[1])
+        is_small = heads * -(-queries // 64) < target.multiprocessors
+        tiles = [*alone, *many] if is_small else [*many, *alone]
+        return [
+            {"m": m, "n": n, "warps": w, "stages": s}
+            for m, n, w, s in dict.fromkeys(tiles)
+            if m < 2 * max(queries, 16) and _shared_bytes(found, m, n, s) <= MOST_SHARED
+        ]
 
     def build(self, region: Region, config: Config, target: Target) -> TritonKernel:
         """Return the kernel."""
@@ -123,6 +145,13 @@ class Attention(Tactic):
         query = found.query
         grid = (ceildiv(query.shape[2], int(config["m"])), product(query.shape[:2]))
         return printer.kernel(lines, grid, warps=int(config["warps"]), stages=int(config["stages"]))
+
+
+def _shared_bytes(heads: Heads, m: int, n: int, stages: int) -> int:
+    """Return about how much shared memory the tiles take."""
+    features, outputs = (_width(int(str(each.shape[3]))) for each in (heads.query, heads.value))
+    itemsize = heads.query.dtype.itemsize
+    return (m * features + stages * n * (features + outputs)) * itemsize
 
 
 def _lines(printer: Printer, heads: Heads, m: int, n: int) -> list[str]:
