@@ -49,7 +49,7 @@ from planish.runtime.engine import Engine
 
 Array = np.ndarray[Any, Any]
 
-ENOUGH = 12  # samples for the mean over all positions
+ENOUGH = 6  # samples for the mean over all positions
 
 
 @dataclass(frozen=True)
