@@ -110,3 +110,23 @@ def test_wrong_budgets(
     np.save("data.npy", np.zeros((2, 3, 12, 12), np.float32))
     (tmp_path / "labels.txt").write_text("0\n1\n")
     call("build", "m.onnx", "--precision", "best", *options, code=2)
+
+
+def test_weights_in_few_bits(tmp_path: Path) -> None:
+    constants = small_models.weights(0, w=(256, 320), v=(320, 256))
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "w"], ["a"], name="first"),
+        onnx.helper.make_node("MatMul", ["a", "v"], ["y"], name="last"),
+    ]
+    model = small_models.model(nodes, {"x": (4, 256)}, {"y": (4, 256)}, constants)
+    onnx.save(model, tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((4, 256), np.float32))
+    options = ("--tune", "off", "--weights", "int4", "--weight-group", "64")
+    gptq = ("--weight-method", "gptq", "--calibrate", tmp_path / "x.npy")
+    data = call_json("build", tmp_path / "m.onnx", *options, *gptq)
+    found = {
+        layer["name"]: (layer["bits"], layer["group"]) for layer in data["report"]["compressed"]
+    }
+    assert found == {"first": (4, 64), "last": (8, 64)}
+    call("build", tmp_path / "m.onnx", "--weight-group", "64", code=2)
+    call("build", tmp_path / "m.onnx", "--weights", "int3", code=2)

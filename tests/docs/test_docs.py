@@ -47,11 +47,26 @@ def image_model() -> onnx.ModelProto:
     )
 
 
+def decoder() -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["e"], name="embed"),
+        helper.make_node("MatMul", ["e", "up"], ["u"], name="up"),
+        helper.make_node("Relu", ["u"], ["r"]),
+        helper.make_node("MatMul", ["r", "head"], ["scores"], name="head"),
+    ]
+    constants = small_models.weights(0, table=(512, 128), up=(128, 640), head=(640, 512))
+    types = {"ids": onnx.TensorProto.INT64}
+    shapes = {"ids": ("N", 16)}, {"scores": ("N", 16, 512)}
+    return small_models.model(nodes, *shapes, constants, types=types)
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the files that the pages speak of; nothing is measured while they run."""
     onnx.save(image_model(), tmp_path / "model.onnx")
     onnx.save(small_models.transformer(), tmp_path / "bert.onnx")
+    onnx.save(decoder(), tmp_path / "decoder.onnx")
+    np.savez(tmp_path / "prompts.npz", ids=np.arange(64).reshape(4, 16))
     saved = ROOT / "tests" / "importers" / "saved_models"
     shutil.copytree(saved / "tf215" / "control", tmp_path / "saved_model")
     shutil.copytree(saved / "tf221" / "counter", tmp_path / "counter")

@@ -40,6 +40,7 @@ from planish.cli.common import (
     progress_bar,
     writing,
 )
+from planish.cli.weights import WeightGroup, WeightMethod, Weights, make_weights
 from planish.config import BuildConfig
 from planish.engine.writer import check_writable
 from planish.errors import ConfigError
@@ -81,6 +82,9 @@ def build_command(
     metric: MetricName = None,
     labels: Labels = None,
     accuracy_data: AccuracyData = None,
+    weights: Weights = None,
+    weight_group: WeightGroup = None,
+    weight_method: WeightMethod = "round",
     layer_precision: LayerPrecisions = None,
     strict: Strict = False,
     profile: Profiles = None,
@@ -121,6 +125,7 @@ def build_command(
         accuracy=make_budget(
             max_drop, worst, metric, labels, accuracy_data or calibrate, preprocess
         ),
+        weights=make_weights(weights, weight_group, weight_method),
         layer_precisions=parse_layer_precisions(layer_precision),
         profiles=parse_profiles(profile), threads=threads,
         time_budget=time_budget, workspace_limit=workspace_limit, tune=tune,
