@@ -36,7 +36,7 @@ from planish.tactics.select import choices_of, group_regions, kernels_of
 from planish.tactics.target import Target
 from planish.tactics.tune import tune
 
-RANKED_SAMPLES = 16
+RANKED_SAMPLES = 8
 
 
 def build(model: Model, config: BuildConfig | None = None) -> Engine:
@@ -85,7 +85,7 @@ def _parts_of(
     with clock.stage("tactics"):
         groups = group_regions(graph, target, config, backend.tactics())
     with clock.stage("tune"):
-        tuned = tune(groups, target, config, lambda: backend.bench(target), clock)
+        tuned = tune(groups, target, config, backend, clock)
     with clock.stage("plan"):
         constants = WeightPool()
         choices = choices_of(groups, target, constants, config.workspace_limit)

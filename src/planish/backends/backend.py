@@ -39,6 +39,9 @@ class Backend(Protocol):
         Raises CompileError when that fails or takes longer than `timeout` seconds.
         """
 
+    def why_untimed(self, target: Target) -> str | None:
+        """Return why kernels for `target` cannot be timed here; None when they can."""
+
     def bench(self, target: Target) -> Bench:
         """Return what compiles and times candidates."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -23,16 +23,23 @@ class Clock(Protocol):
         """Tell the user how far tuning is."""
 
 
+class Device(Protocol):
+    """What tuning needs of a backend."""
+
+    def why_untimed(self, target: Target) -> str | None:
+        """Return why kernels for `target` cannot be timed here; None when they can."""
+
+    def bench(self, target: Target) -> Bench:
+        """Return what compiles and times candidates."""
+
+
 def tune(
-    groups: Sequence[Group],
-    target: Target,
-    config: BuildConfig,
-    bench: Callable[[], Bench],
-    clock: Clock,
+    groups: Sequence[Group], target: Target, config: BuildConfig, device: Device, clock: Clock
 ) -> str:
     """Fill in the groups' measured times as the configuration asks; return what was done.
 
-    The timing cache is written after a measuring build, also one that was cancelled.
+    The timing cache is written after a measuring build, also one that was cancelled. Where kernels
+    for the target cannot be timed, what the cache knows has to do.
     """
     if config.tune == "off":
         return "off"
@@ -41,9 +48,12 @@ def tune(
     apply_cache(groups, cache)
     if config.tune == "cache":
         return "cache"
+    reason = device.why_untimed(target)
+    if reason is not None:
+        return f"cache, not measured: {reason}"
     if path is not None:
         check_cache_writable(path)  # not after a minute of measuring
-    Tuner(groups, target, bench(), clock.tuning_time_left, clock.progress).run()
+    Tuner(groups, target, device.bench(target), clock.tuning_time_left, clock.progress).run()
     for group in groups:
         for label, microseconds in group.times.items():
             cache.record(group.key, label, microseconds)

@@ -43,6 +43,10 @@ class CpuBackend:
         """Return whether `node` has a form in scalar C."""
         return supported(node) is None
 
+    def why_untimed(self, target: Target) -> str | None:
+        """Return None: engines for CPUs are built where they run."""
+        return None
+
     def bench(self, target: Target) -> NativeBench:
         """Return what compiles and times candidates."""
         return NativeBench(target, self.assemble)

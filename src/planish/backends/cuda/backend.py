@@ -14,6 +14,7 @@ from planish.engine.parts import DeviceCode, DeviceKernel
 from planish.errors import CompileError
 from planish.ir.graph import Node
 from planish.plan.plan import Plan
+from planish.runtime.cuda.driver import device, is_present
 from planish.tactics.tactic import Tactic, TritonKernel
 from planish.tactics.target import Target
 
@@ -58,6 +59,14 @@ class CudaBackend:
         source = "\n\n".join(kernels[n].source.replace("@NAME@", n) for n in names)
         functions = {name: index for index, name in enumerate(names)}
         return DeviceCode(source, arch, tuple(found), functions, "triton")
+
+    def why_untimed(self, target: Target) -> str | None:
+        """Return a reason unless the GPU here is one of the target's architecture."""
+        if not is_present():
+            return "there is no GPU here"
+        if device().arch != architecture_of(target):
+            return f"the GPU here is sm_{device().arch}"
+        return None
 
     def bench(self, target: Target) -> CudaBench:
         """Return what compiles and times candidates."""

@@ -49,6 +49,8 @@ def _present() -> Target:
             where="BuildConfig.target",
             fix="name the architecture to build for, like target='sm_90'",
         ) from error
-    return Target(
-        "cuda", frozenset({f"sm_{gpu.arch}"}), l2=gpu.l2, multiprocessors=gpu.multiprocessors
-    )
+    name = f"sm_{gpu.arch}"
+    # the table's cache size, where there is one: times measured here then serve builds for this
+    # architecture on machines without a GPU
+    l2 = ARCHITECTURES[name][1] if name in ARCHITECTURES else gpu.l2
+    return Target("cuda", frozenset({name}), l2=l2, multiprocessors=gpu.multiprocessors)
