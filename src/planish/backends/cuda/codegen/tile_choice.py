@@ -39,6 +39,11 @@ class _Problem:
     itemsize: int
     multiprocessors: int
 
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """How much of the depth a step may take."""
+        return (32, 64, 128) if self.itemsize > 1 else (64, 128)
+
 
 def tile_configs(
     rows: int, columns: int, depth: int, itemsize: int, multiprocessors: int
@@ -55,9 +60,8 @@ def tile_configs(
         That the product has to itself.
     """
     problem = _Problem(rows, columns, depth, itemsize, multiprocessors)
-    steps = (32, 64, 128) if itemsize > 1 else (64, 128)
     found: list[tuple[float, Config]] = []
-    for m, n, k, split in itertools.product(EXTENTS, EXTENTS, steps, SPLITS):
+    for m, n, k, split in itertools.product(EXTENTS, EXTENTS, problem.steps, SPLITS):
         if _is_sensible(problem, m, n, k, split):
             found += sorted(_pipelined(problem, m, n, k, split), key=lambda item: item[0])[:1]
     found.sort(key=lambda item: item[0])
@@ -67,7 +71,7 @@ def tile_configs(
 def _is_sensible(problem: _Problem, m: int, n: int, k: int, split: int) -> bool:
     if m * n > 128 * 256 or m >= 2 * max(problem.rows, 16) or n >= 2 * max(problem.columns, 16):
         return False
-    if k >= 2 * max(problem.depth, 32):
+    if k >= 2 * max(problem.depth, problem.steps[0]):
         return False
     tiles = -(-problem.rows // m) * -(-problem.columns // n)
     steps = -(-problem.depth // k)
