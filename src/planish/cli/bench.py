@@ -21,6 +21,7 @@ from planish.cli.calibration import (
 from planish.cli.common import (
     Array,
     AsJson,
+    Device,
     EngineOrModel,
     Inputs,
     Precision,
@@ -28,6 +29,7 @@ from planish.cli.common import (
     Seed,
     Signature,
     Tags,
+    TargetName,
     TimeBudget,
     TimingCache,
     Tune,
@@ -75,6 +77,8 @@ def bench_command(
     threads: Annotated[
         int | None, typer.Option(help="Threads of every runtime; the process is bound to as many.")
     ] = None,
+    device: Device = "cpu",
+    target: TargetName = None,
     precision: Precision = "fp32",
     calibrate: Calibrate = None,
     calibrator: CalibratorName = "entropy2",
@@ -111,6 +115,7 @@ def bench_command(
         raise ConfigError("--against needs the model as well", fix="add --model MODEL")
     with _bound_to_cores(threads) as count:
         config = BuildConfig(
+            device=device, target=target,
             profiles=parse_profiles(profile), precision=precision, threads=count, tune=tune,
             signature=signature, tags=parse_tags(tags),
             calibrator=make_calibrator(calibrator, calibrate, preprocess, calibration_cache),

@@ -23,10 +23,12 @@ from planish.cli.calibration import (
 )
 from planish.cli.common import (
     AsJson,
+    Device,
     Precision,
     Profiles,
     Signature,
     Tags,
+    TargetName,
     Threads,
     TimeBudget,
     TimingCache,
@@ -72,6 +74,8 @@ def build_command(
         Path | None,
         typer.Option("--output", "-o", help="The engine file; by default MODEL with .plan."),
     ] = None,
+    device: Device = "cpu",
+    target: TargetName = None,
     precision: Precision = "fp32",
     calibrate: Calibrate = None,
     calibrator: CalibratorName = "entropy2",
@@ -120,6 +124,7 @@ def build_command(
         check_writable(report)
     cancelled, handler = interrupt_flag()
     config = BuildConfig(
+        device=device, target=target,
         precision=precision, strict=strict,
         calibrator=make_calibrator(calibrator, calibrate, preprocess, calibration_cache),
         accuracy=make_budget(

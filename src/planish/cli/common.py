@@ -75,6 +75,14 @@ Tags = Annotated[
     str | None,
     typer.Option(help="Tag set of a SavedModel, with commas; by default the one for serving."),
 ]
+Device = Annotated[str, typer.Option(help="Where the engine of a model runs: cpu, or cuda.")]
+TargetName = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        help="GPU architecture to build for, like sm_90; by default that of the GPU here.",
+    ),
+]
 Precision = Annotated[
     str,
     typer.Option(help="Precision of a model that is built: fp32, bf16, fp16, fp8, int8 or best."),

@@ -20,12 +20,14 @@ from planish.cli.common import (
     EXIT_DIFFERENT,
     Array,
     AsJson,
+    Device,
     Inputs,
     Precision,
     Profiles,
     Seed,
     Signature,
     Tags,
+    TargetName,
     Threads,
     emit,
     engine_of,
@@ -65,6 +67,8 @@ def compare_command(
     profile: Profiles = None,
     signature: Signature = None,
     tags: Tags = None,
+    device: Device = "cpu",
+    target: TargetName = None,
     precision: Precision = "fp32",
     calibrate: Calibrate = None,
     calibrator: CalibratorName = "entropy2",
@@ -86,6 +90,7 @@ def compare_command(
     The exit code is 1 when an output differs by more than the tolerance.
     """
     config = BuildConfig(
+        device=device, target=target,
         profiles=parse_profiles(profile), precision=precision, threads=threads, tune="off",
         signature=signature, tags=parse_tags(tags),
         calibrator=make_calibrator(calibrator, calibrate, preprocess, calibration_cache),

@@ -19,14 +19,16 @@ from planish.backends.cpu.device import compile_flags, detect
 from planish.backends.cpu.onednn.library import library, waiting_policy, why_unavailable
 from planish.cli.common import EXIT_DIFFERENT, AsJson, emit, guarded, table
 from planish.config import ENVIRONMENT, environment
-from planish.errors import CompileError, ConfigError
+from planish.errors import CompatibilityError, CompileError, ConfigError
 from planish.ir.graph import OPSET
 from planish.ops import OPS
+from planish.runtime.cuda.driver import device
 
 OPTIONAL = {
     "ziglang": ("C compiler where the system has none", 'pip install "planish[cpu]"'),
     "onednn-cpu-gomp": ("oneDNN kernels", 'pip install "planish[cpu]"'),
     "onnxruntime": ("compare, bench --against onnxruntime", "pip install onnxruntime"),
+    "triton": ("building for NVIDIA GPUs", 'pip install "planish[cuda]"'),
     "openvino": ("bench --against openvino", "pip install openvino"),
 }
 SHOWN_FEATURES = (
@@ -115,6 +117,7 @@ def examine() -> Iterator[Finding]:
     for name, (purpose, fix) in OPTIONAL.items():
         yield _package(name, purpose, fix)
     yield _onednn()
+    yield _gpu()
     yield _environment()
 
 
@@ -173,6 +176,15 @@ def _onednn() -> Finding:
     if reason is not None:
         return Finding("oneDNN", False, reason)
     return Finding("oneDNN", True, f"{library().version}, {waiting_policy()}")
+
+
+def _gpu() -> Finding:
+    try:
+        gpu = device()
+    except CompatibilityError as error:
+        return Finding("NVIDIA GPU", False, error.what)
+    memory = f"{gpu.free_bytes() / 2**30:.1f} GiB free"
+    return Finding("NVIDIA GPU", True, f"{gpu.name}, sm_{gpu.arch}, {memory}")
 
 
 def _environment() -> Finding:

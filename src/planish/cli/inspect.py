@@ -21,11 +21,13 @@ from planish.cli.calibration import (
 )
 from planish.cli.common import (
     AsJson,
+    Device,
     EngineOrModel,
     Precision,
     Profiles,
     Signature,
     Tags,
+    TargetName,
     complain,
     emit,
     guarded,
@@ -35,6 +37,7 @@ from planish.cli.common import (
     table,
 )
 from planish.config import BuildConfig
+from planish.engine.reader import read_engine
 from planish.errors import ConfigError
 from planish.importers.importer import read_model
 from planish.ir.graph import Graph
@@ -43,7 +46,7 @@ from planish.passes.graph_pass import PassStatistics, count_layers, graphs_of
 from planish.plan.plan import TensorInfo
 from planish.quantize.lint import review_quantization
 from planish.report import BuildReport, LayerReport, PassReport, fusion_lines
-from planish.runtime.engine import Engine, load
+from planish.runtime.engine import Engine
 
 
 def register(app: typer.Typer) -> None:
@@ -57,7 +60,7 @@ def inspect_command(
         bool, typer.Option("--graph", help="Print the optimized graph as text.")
     ] = False,
     show_source: Annotated[
-        bool, typer.Option("--source", help="Print the generated C source.")
+        bool, typer.Option("--source", help="Print the generated source.")
     ] = False,
     quantization: Annotated[
         bool,
@@ -70,6 +73,8 @@ def inspect_command(
     profile: Profiles = None,
     signature: Signature = None,
     tags: Tags = None,
+    device: Device = "cpu",
+    target: TargetName = None,
     precision: Precision = "fp32",
     calibrate: Calibrate = None,
     calibrator: CalibratorName = "entropy2",
@@ -83,6 +88,7 @@ def inspect_command(
     with its tactic, the alternatives that were measured, and memory.
     """
     config = BuildConfig(
+        device=device, target=target,
         profiles=parse_profiles(profile), precision=precision, tune="off",
         signature=signature, tags=parse_tags(tags),
         calibrator=make_calibrator(calibrator, calibrate, preprocess, calibration_cache),
@@ -90,11 +96,16 @@ def inspect_command(
     if quantization:
         _inspect_quantization(path, config, as_json)
     elif is_engine(path):
-        _inspect_engine(load(path), show_graph, show_source, region, as_json)
+        _inspect_engine(_opened(path), show_graph, show_source, region, as_json)
     elif show_source or region is not None:
         _inspect_engine(build(path, config), False, show_source, region, as_json)
     else:
         _inspect_model(path, config, show_graph, as_json)
+
+
+def _opened(path: Path) -> Engine:
+    """Return an engine to look at, also one that cannot run here."""
+    return Engine(read_engine(path).parts)
 
 
 def _inspect_model(path: Path, config: BuildConfig, show_graph: bool, as_json: bool) -> None:
@@ -143,7 +154,7 @@ def _inspect_quantization(path: Path, config: BuildConfig, as_json: bool) -> Non
 def _lowered(graph: Graph, config: BuildConfig) -> list[PassStatistics]:
     """Run all passes as a build does; what came of the precision is said on stderr."""
     backend = backend_for(config.device)
-    target = backend.detect(config.threads)
+    target = backend.detect(config.threads, config.target)
     passes, request = lower(graph, config, backend, target, BuildClock(config))
     for note in request.notes:
         complain(f"note: {note}")

@@ -11,6 +11,7 @@ import typer
 from planish.cli.common import (
     Array,
     AsJson,
+    Device,
     EngineOrModel,
     Inputs,
     Precision,
@@ -18,6 +19,7 @@ from planish.cli.common import (
     Seed,
     Signature,
     Tags,
+    TargetName,
     Threads,
     emit,
     engine_of,
@@ -46,6 +48,8 @@ def run_command(
     profile: Profiles = None,
     signature: Signature = None,
     tags: Tags = None,
+    device: Device = "cpu",
+    target: TargetName = None,
     precision: Precision = "fp32",
     threads: Threads = None,
     seed: Seed = 0,
@@ -55,6 +59,7 @@ def run_command(
     if output is not None:
         check_writable(output)
     config = BuildConfig(
+        device=device, target=target,
         profiles=parse_profiles(profile), precision=precision, threads=threads, tune="off",
         signature=signature, tags=parse_tags(tags),
     )  # fmt: skip
