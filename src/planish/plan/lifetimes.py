@@ -6,7 +6,7 @@ lives from the first step that writes any part of it to the last step that reads
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from planish.errors import PlanError
@@ -90,12 +90,13 @@ def collect_lifetimes(
     ranges: Ranges,
     loops: Sequence[LoopSpan] = (),
     sections: Sequence[tuple[int, int]] = (),
+    overwrites: Callable[[Node, int], bool] = works_in_place,
 ) -> Lifetimes:
     """Return lifetimes of all roots in the arena: those that are no graph input or output.
 
     What is read or written both inside and outside a loop keeps its memory for the whole loop.
     `loops` are in order, outer ones before those inside. In `sections` [first, last) steps run
-    beside each other.
+    beside each other. `overwrites` tells whether a node's result may take an operand's memory.
     """
     accesses = accesses_of(order)
     first: dict[Value, int] = {}
@@ -111,7 +112,7 @@ def collect_lifetimes(
             if start <= step < end:
                 last[root] = end - 1
     beside = {step for start, end in sections for step in range(start, end)}
-    replaced = _in_place(order, first, last, loops, beside)
+    replaced = _in_place(order, first, last, loops, beside, overwrites)
     result = Lifetimes(accesses=accesses)
     place: dict[Value, int] = {}
     for root in first:  # in order of first use
@@ -193,10 +194,11 @@ def _in_place(
     last: Mapping[Value, int],
     loops: Sequence[LoopSpan] = (),
     beside: Collection[int] = (),
+    overwrites: Callable[[Node, int], bool] = works_in_place,
 ) -> dict[Value, Value]:
     """Return, for outputs that can overwrite an operand that dies with their step, that operand.
 
-    Regions say whether they can (`works_in_place`), provided that both lie there with the same
+    `overwrites` says whether they can, provided that both lie there with the same
     strides. What comes from outside a loop is read again in the next iteration; what a step in
     `beside` reads may be read at the same time by another.
     """
@@ -210,7 +212,7 @@ def _in_place(
         readers = [root_of(value) for value in node.present_inputs]
         start = _innermost_start(loops, step)
         for index, (value, root) in enumerate(zip(node.present_inputs, readers, strict=True)):
-            if not works_in_place(node, index):
+            if not overwrites(node, index):
                 continue
             dies = last.get(root) == step and start <= first[root] < step
             if dies and readers.count(root) == 1 and _same_place(value, root, output):

@@ -18,6 +18,7 @@ from planish.ir.graph import Graph, Node, Value
 from planish.ir.layout import Layout
 from planish.ir.shape import Dim, symbols_of
 from planish.ops.content import contents
+from planish.ops.region import works_in_place
 from planish.passes.native_loops import is_counted, loop_symbol
 from planish.plan.arrange import arrange
 from planish.plan.lifetimes import (
@@ -44,7 +45,7 @@ from planish.plan.plan import (
 from planish.plan.streams import Streams, assign_streams
 from planish.plan.verify import verify_accesses, verify_placements, verify_plan
 from planish.tactics.region import Ranges, regions_of
-from planish.tactics.tactic import Choice, ExternalKernel, TritonKernel, layout_of
+from planish.tactics.tactic import Choice, ExternalKernel, Kernel, TritonKernel, layout_of
 
 Array = np.ndarray[Any, Any]
 UNKNOWN_RANGE = (0, 1, 1 << 31)  # of symbols that only data decides
@@ -106,8 +107,9 @@ class _Scheduler:
         self._drop_empty_loops()
         streams = self._streams()
         lifetimes = collect_lifetimes(
-            self.order, self.inputs, self.outputs, self.ranges, self.loops, streams.sections
-        )
+            self.order, self.inputs, self.outputs, self.ranges, self.loops, streams.sections,
+            self._overwrites,
+        )  # fmt: skip
         sizes = [root_size(roots[0]) for roots in lifetimes.owners]
         arrangement = arrange(lifetimes.buffers, sizes, self.ranges)
         for roots, offset in zip(lifetimes.owners, arrangement.offsets, strict=True):
@@ -143,6 +145,13 @@ class _Scheduler:
         verify_accesses(lifetimes.accesses, [*self.graph.inputs, *counters])
         verify_plan(plan)
         return plan
+
+    def _overwrites(self, node: Node, index: int) -> bool:
+        """Whether the result of `node` may take the memory of its operand `index`."""
+        kernel = self._choice(node).kernel
+        if works_in_place(node, index):
+            return True
+        return isinstance(kernel, Kernel) and len(node.outputs) == 1 and index in kernel.overwrites
 
     # -- order -----------------------------------------------------------------------------------
 

@@ -126,6 +126,9 @@ class Kernel:
     each array of `packed`; `d` holds the values of `Region.symbols`. The work is cut into `items`
     independent items; a call does items [begin, end). `scratch` is this thread's own, 64-byte
     aligned, `scratch_bytes` long. Identical sources are emitted once and shared.
+
+    `overwrites` are inputs whose memory the output may take where both lie there alike: the kernel
+    reads each element of them once, before it writes the one at its place.
     """
 
     source: str
@@ -133,6 +136,7 @@ class Kernel:
     packed: tuple[np.ndarray[Any, Any], ...] = ()
     scratch_bytes: int = 0
     isa: tuple[str, ...] = ()
+    overwrites: tuple[int, ...] = ()
 
     @property
     def digest(self) -> str:

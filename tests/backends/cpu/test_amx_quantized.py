@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
 from planish.backends.cpu.codegen.amx_plan import AmxBlocking
@@ -16,9 +17,15 @@ from planish.backends.cpu.tactics.amx_matmul import AmxMatMul
 from planish.ops.interpreter import run_graph
 from planish.tactics.tactic import Kernel
 from planish.tactics.target import Target
-from tests.backends.cpu.kernel_harness import Case, Library
+from tests.backends.cpu.kernel_harness import Case, Library, prepare
 from tests.backends.cpu.quantized_cases import Quantized, difference, region_of
-from tests.backends.cpu.test_amx_convolution import EMULATION, WIDE, emulated, run
+from tests.backends.cpu.test_amx_convolution import (
+    EMULATION,
+    WIDE,
+    Emulation,
+    emulated,
+    run,
+)
 
 HERE = detect()
 AMX = WIDE - {"avx512_bf16"} | {"amx_tile", "amx_int8"}
@@ -94,6 +101,31 @@ def compare(cases: Sequence[Case], features: frozenset[str], preamble: str) -> N
 @emulated
 def test_first_configurations_match_the_reference_in_emulation() -> None:
     compare(cases_of([TARGET, SMALL], 1), EMULATED, EMULATION)
+
+
+@emulated
+def test_results_overwrite_what_they_add() -> None:
+    """A shortcut whose memory the result takes: rows that two tiles share are finished once."""
+    adding = [
+        case for case in cases_of([TARGET, SMALL], 2, BLOCKINGS[::5]) if case.kernel.overwrites
+    ]
+    assert len({case.label.split()[0] for case in adding}) > 1
+    library = Library([case.kernel for case in adding], EMULATED, EMULATION)
+    for index, case in enumerate(adding):
+        buffers, pointers, symbols, scratch, items, _packed = prepare(case)
+        (place,) = case.kernel.overwrites
+        result = np.array(case.expected[0])
+        shared = np.lib.stride_tricks.as_strided(
+            buffers[place].view.view(result.dtype), result.shape, buffers[place].view.strides
+        )
+        pointers[len(case.region.inputs)] = pointers[place]
+        start = scratch.ctypes.data + -scratch.ctypes.data % 64
+        Emulation(library).watch([])
+        for item in range(items):
+            library.function(index)(
+                pointers.ctypes.data, symbols.ctypes.data, item, item + 1, start
+            )
+        assert difference(np.array(shared), result) is None, case.label
 
 
 @emulated

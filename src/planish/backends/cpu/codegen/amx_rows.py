@@ -165,14 +165,14 @@ class BlockRows:
     def print_rows(self) -> str:
         """Return the function that finishes one unit of a block."""
         units, group = self.piece_units, self.group
-        # divided as unsigned 32-bit numbers, which is cheaper: a plane has fewer positions
-        body = ["const int64_t i = 0;", f"int64_t r0 = unit * {group};"]
+        body = ["const int64_t i = 0;", f"const int64_t s = unit * {group};"]
         if not self.linear:
+            # divided as unsigned 32-bit numbers, which is cheaper: a plane has fewer positions
             body = [f"const int64_t i = (uint32_t)unit / {units}u;"]
-            body.append(f"const int64_t r0 = (uint32_t)unit % {units}u * {group};")
-        limit = "r0 >= rows || " if self.lines.rows is None else ""
+            body.append(f"const int64_t s = (uint32_t)unit % {units}u * {group};")
+        limit = "s >= rows || " if self.lines.rows is None else ""
         if self.overlaps:
-            body.append(f"if ({limit}r0 + {group - 1} < q->skip[i]) return;")
+            body.append(f"if ({limit}s + {group - 1} < q->skip[i]) return;")
         for row in range(group):
             body += self._place(row)
         if not self.problem.epilogue.stores_numbers:
@@ -189,7 +189,7 @@ class BlockRows:
     def _place(self, row: int) -> list[str]:
         """Return the statements that find where a row of a unit is."""
         lines, r, alone = self.lines, f"r{row}", self.group == 1
-        body, wanted = self._slot(row), []
+        body, wanted = [self._slot(row)], []
         if not alone and not self.linear:
             wanted.append(f"{r} >= q->skip[i]")
         position, y = f"q->first[i] + {r}", ""
@@ -215,16 +215,15 @@ class BlockRows:
             body.append(f"{const_of(access)}{access.ctype} *const {access.name}_{row} = {place};")
         return body
 
-    def _slot(self, row: int) -> list[str]:
-        """Return the statements that find a row of a unit in its piece."""
+    def _slot(self, row: int) -> str:
+        """Return the statement that finds a row of a unit in its piece."""
         size = self.slots // self.pieces
         ends = self.lines.rows is None or size % self.group != 0
         last = "rows - 1" if self.lines.rows is None else str(size - 1)
-        place = f"planish_min_i64(r0 + {row}, {last})" if row and ends else f"r0 + {row}"
+        place = f"planish_min_i64(s + {row}, {last})" if row and ends else f"s + {row}"
         if self.linear and self.overlaps and self.group > 1:
-            name = "r0" if row == 0 else f"const int64_t r{row}"
-            return [f"{name} = planish_max_i64({place if row else 'r0'}, q->skip[i]);"]
-        return [f"const int64_t r{row} = {place};"] if row else []
+            place = f"planish_max_i64({place}, q->skip[i])"
+        return f"const int64_t r{row} = {place};"
 
     def _row_offset(self, access: int, row: int) -> str:
         y, x = self.problem.y, self.problem.x

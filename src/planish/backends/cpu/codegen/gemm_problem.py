@@ -164,6 +164,17 @@ class Problem:
             total = total * count
         return total
 
+    def overwrites(self, inputs: int) -> tuple[int, ...]:
+        """Return which of so many inputs are read only where the one result is written.
+
+        A kernel that finishes every element once may write it over such an input (`Kernel`).
+        """
+        if len(self.epilogue.writes) != 1:
+            return ()
+        ((_, write),) = self.epilogue.writes
+        same = [a.pointer for _, a in self.epilogue.reads if a.strides == write.strides]
+        return tuple(place for place in same if place < inputs and place != self.input_pointer)
+
     @property
     def x(self) -> Axis:
         """The innermost row axis."""

@@ -98,4 +98,7 @@ class AmxConvolution(Tactic):
         if problem.bias_pointer is not None and problem.epilogue.bias is not None:
             packed.append(pack_columns(problem.epilogue.bias, printed.columns))
         isa = (*problem.unit.isa, *features_of(region.inputs[problem.input_pointer].dtype))
-        return Kernel(printed.source, printed.items, tuple(packed), printed.scratch_bytes, isa)
+        return Kernel(
+            printed.source, printed.items, tuple(packed), printed.scratch_bytes, isa,
+            problem.overwrites(len(region.inputs)),
+        )  # fmt: skip

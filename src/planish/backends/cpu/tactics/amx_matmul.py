@@ -65,4 +65,7 @@ class AmxMatMul(Tactic):
             bias = np.broadcast_to(bias, (len(weights), bias.shape[-1]))
             packed.append(pack_columns(bias, printed.columns))
         isa = (*problem.unit.isa, *features_of(region.inputs[problem.input_pointer].dtype))
-        return Kernel(printed.source, printed.items, tuple(packed), printed.scratch_bytes, isa)
+        return Kernel(
+            printed.source, printed.items, tuple(packed), printed.scratch_bytes, isa,
+            problem.overwrites(len(region.inputs)),
+        )  # fmt: skip
