@@ -6,20 +6,26 @@ They run on the CPU whatever the device of the build: ranges are the same, and n
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from planish.backends.cpu.backend import CpuBackend
 from planish.build_clock import BuildClock
 from planish.config import BuildConfig
-from planish.engine.parts import EngineParts
+from planish.engine.parts import EngineParts, NativeCode
 from planish.ir.graph import Graph
 from planish.passes.graph_pass import run_pipeline
 from planish.passes.pipeline import lowering
+from planish.plan.plan import Plan
 from planish.plan.schedule import make_plan
 from planish.plan.weights import WeightPool
 from planish.quantize.calibrate import Observe
 from planish.runtime.engine import Engine
 from planish.tactics.select import FallbackWarning, choices_of, group_regions, kernels_of
+from planish.tactics.tactic import Kernel
+
+_Planned = tuple[Plan, WeightPool, dict[str, Kernel]]
 
 TIME_SHARE = 0.6  # of the time budget after which calibration ends; the engine is still to come
 
@@ -48,6 +54,19 @@ class CalibrationBench:
 
     def engine(self, graph: Graph) -> Engine:
         """Return an engine that runs a simplified graph in float32; the graph is used up."""
+        return self.engines([graph])[0]
+
+    def engines(self, graphs: Sequence[Graph]) -> list[Engine]:
+        """Return an engine for each graph; their code is compiled at the same time."""
+        planned = [self._planned(graph) for graph in graphs]
+        with ThreadPoolExecutor(max(self.target.threads, 1)) as pool:
+            codes = list(pool.map(self._compiled, planned))
+        return [
+            Engine(EngineParts(plan, constants.memory(), code, "", {}))
+            for (plan, constants, _), code in zip(planned, codes, strict=True)
+        ]
+
+    def _planned(self, graph: Graph) -> _Planned:
         run_pipeline(graph, lowering(self.config, self.backend.prints), check=self.config.verify)
         with warnings.catch_warnings():  # the build itself warns of what has no kernel
             warnings.simplefilter("ignore", FallbackWarning)
@@ -56,8 +75,11 @@ class CalibrationBench:
         choices = choices_of(groups, self.target, constants, self.config.workspace_limit)
         plan = make_plan(graph, choices, constants.bytes)
         kernels = kernels_of(graph, plan, choices)
-        code = self.backend.assemble(plan, kernels, self.target) if kernels else None
-        return Engine(EngineParts(plan, constants.memory(), code, "", {}))
+        return plan, constants, {f: k for f, k in kernels.items() if isinstance(k, Kernel)}
+
+    def _compiled(self, planned: _Planned) -> NativeCode | None:
+        plan, _, kernels = planned
+        return self.backend.assemble(plan, kernels, self.target) if kernels else None
 
     def observer(self) -> Observe:
         """Return the device's code that counts magnitudes."""

@@ -39,6 +39,11 @@ def test_several_inputs_come_in_order_or_by_name() -> None:
         assert list(arrays) == ["x", "mask"]
 
 
+def test_a_single_number_stays_one() -> None:
+    limit = TensorInfo("limit", "f32", ())
+    assert named(np.float32(0.5), [limit], "batch 0")["limit"].shape == ()
+
+
 WRONG = {
     "two arrays": ([rows(1), rows(1)], "holds 2 array"),
     "dtype": (rows(2).astype(np.float64), "dtype float64, the model takes float32"),

@@ -51,7 +51,7 @@ def precision_command(
     preprocess: Preprocess = None,
     samples: Annotated[
         int, typer.Option(min=1, help="Samples of the data to run, once for every layer.")
-    ] = 16,
+    ] = 8,
     layer_precision: LayerPrecisions = None,
     profile: Profiles = None,
     signature: Signature = None,

@@ -16,6 +16,7 @@ import numpy as np
 from planish.errors import ConfigError, InputError
 from planish.ir.clone import clone_graph
 from planish.ir.declarations import DECLARED
+from planish.ir.dtypes import U8
 from planish.ir.graph import Graph, Node, Value
 from planish.ir.shape import evaluate, symbols_of
 from planish.ops.infer import infer_node
@@ -24,7 +25,7 @@ from planish.quantize.cache import CalibrationCache, format_cache
 from planish.quantize.calibrators import Calibrator
 from planish.quantize.data import BatchAxis, Inputs, batch_axis, named, pieces
 from planish.quantize.histogram import FineHistogram
-from planish.quantize.insert_qdq import UNSIGNED_LEVELS
+from planish.quantize.insert_qdq import LARGEST
 from planish.quantize.non_negative import is_non_negative
 from planish.quantize.samples import Samples
 from planish.quantize.scheme import LEVELS, Ranges, TensorRange, tensor_name
@@ -43,6 +44,9 @@ class Workbench(Protocol):
 
     def engine(self, graph: Graph) -> Engine:
         """Return an engine that runs a simplified graph in float32."""
+
+    def engines(self, graphs: Sequence[Graph]) -> list[Engine]:
+        """Return an engine for each of several graphs."""
 
     def observer(self) -> Observe:
         """Return the device's code that counts magnitudes."""
@@ -129,7 +133,7 @@ class _Run:
         self.bench = bench
         self.names = {tensor_name(value): str(value.producer or "an input") for value in values}
         self.levels = {
-            tensor_name(value): UNSIGNED_LEVELS if is_non_negative(value) else LEVELS
+            tensor_name(value): int(LARGEST[U8]) if is_non_negative(value) else LEVELS
             for value in values
         }
         self.histograms = {name: FineHistogram() for name in self.names}

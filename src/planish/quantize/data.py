@@ -138,7 +138,7 @@ def _checked(given: Any, info: TensorInfo, where: str) -> Array:
             where=place,
             fix="leave such elements out, or repair the preprocessing",
         )
-    return np.ascontiguousarray(array)
+    return np.asarray(array, order="C")  # and a single number stays one
 
 
 def _as_array(given: Any, info: TensorInfo, where: str) -> Array:

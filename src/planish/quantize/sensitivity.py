@@ -52,12 +52,11 @@ from planish.quantize.segments import (
     run_from,
 )
 from planish.report_sensitivity import LayerError, Sensitivity
-from planish.runtime.engine import Engine
 
 Array = np.ndarray[Any, Any]
 
 AT_ONCE = 8  # samples in one inference: the time budget is looked at in between
-MOST_SEGMENTS = 10
+MOST_SEGMENTS = 6
 OPERATIONS_OF_SEGMENT = 6e10  # of all runs together: less is run sooner than two engines compiled
 FLAG = "planish.lowered"
 
@@ -219,15 +218,18 @@ class _Run:
         by_node = {layer.node: layer for layer in self.to_rank}
         segments = cut(self.graph, by_node.keys(), self.number)
         self._flags: dict[Node, tuple[int, str]] = {}  # a layer's segment and switch
-        self._switched: dict[int, Engine] = {}
+        switched: dict[int, Graph] = {}
         for index, segment in enumerate(segments):
             graph = self._with_switches(index, segment, by_node)
             if graph is not None:
-                self._switched[index] = self.bench.engine(graph)
-        self._plain: list[Engine] = []  # a single segment has switches only, all of them off
-        if len(segments) > 1:
-            self._plain = [self.bench.engine(segment.graph) for segment in segments]
-        self._whole = None if self.integers is None else self.bench.engine(self.integers)
+                switched[index] = graph
+        # a single segment has switches only, all of them off for float32
+        plain = [segment.graph for segment in segments] if len(segments) > 1 else []
+        whole = [] if self.integers is None else [self.integers]
+        engines = iter(self.bench.engines([*switched.values(), *plain, *whole]))
+        self._switched = {index: next(engines) for index in switched}
+        self._plain = [next(engines) for _ in plain]
+        self._whole = next(engines, None)
 
     def _with_switches(
         self, index: int, segment: Segment, by_node: Mapping[Node, _Layer]
