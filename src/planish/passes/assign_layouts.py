@@ -123,7 +123,11 @@ class _Assignment:
         for index in range(len(node.inputs)):
             self._fit_operand(graph, node, index)
         for output in node.outputs:
-            self._own(output, Layout(self._output_order(node, output), self._halo_of(output)))
+            order, halo = self._output_order(node, output), self._halo_of(output)
+            image = output.rank in CHANNEL_RANKS and order == Layout.channels_last(output.rank).order
+            if image and node.attributes["kind"] == "pointwise" and halo != no_halo(output.rank):
+                halo = _with_few_channels(output, halo)
+            self._own(output, Layout(order, halo))
 
     def _output_order(self, node: Node, output: Value) -> Order:
         kind, rank = node.attributes["kind"], output.rank

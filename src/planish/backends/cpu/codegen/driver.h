@@ -88,6 +88,13 @@ static void planish_zero_axis(char *base, int64_t rank, const int64_t *sizes,
     memset(base, 0, (size_t)(before * bytes));
     memset(base + (before + inside) * bytes, 0, (size_t)(after * bytes));
     if (rank == 1) return;
+    if (rank == 2 && halo[1][0] == 0 && halo[1][1] * unit <= 8) {
+        /* padded channels of an image: a few bytes of every pixel */
+        char *const end = base + (before + inside) * bytes, *p = base + (before + 1) * bytes;
+        for (const int64_t width = halo[1][1] * unit; p <= end; p += bytes)
+            for (int64_t i = 1; i <= width; i++) p[-i] = 0;
+        return;
+    }
     for (int64_t i = 0; i < inside; i++)
         planish_zero_axis(base + (before + i) * bytes, rank - 1, sizes + 1, halo + 1, unit);
 }

@@ -92,7 +92,8 @@ class VectorUnit:
     registers : int
         Architectural vector registers.
     pairs : bool
-        Whether there is a dot product of bf16 pairs.
+        Whether there is a dot product of bf16 pairs that pays: cores with AMX take so long for one
+        that converting to float32 is twice as fast (docs/precision.md).
     quads : str
         CPU feature that is a dot product of four bytes; without one, sixteen bits are multiplied.
     """
@@ -128,7 +129,7 @@ class VectorUnit:
         if dtype in QUADS:
             return replace(QUADS[dtype], flips=False) if tiles else QUADS[dtype]
         if dtype is BF16:
-            return PAIRS if self.pairs else WIDENED
+            return PAIRS if self.pairs or tiles else WIDENED
         return FLOAT
 
 
@@ -136,7 +137,8 @@ def vector_unit(target: Target) -> VectorUnit | None:
     """Return the widest unit of `target`, or None when it has not even AVX2."""
     if target.has("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx2", "fma"):
         quads = "avx512_vnni" if target.has("avx512_vnni") else ""
-        return VectorUnit(16, 32, target.has("avx512_bf16"), quads)
+        pairs = target.has("avx512_bf16") and not target.has("amx_bf16")
+        return VectorUnit(16, 32, pairs, quads)
     if target.has("avx2", "fma"):
         return VectorUnit(8, 16, False, "avx_vnni" if target.has("avx_vnni") else "")
     return None

@@ -39,7 +39,7 @@ def refuse_target(target: Target, dtype: DType) -> str | None:
     if not target.has(*features_of(dtype)):
         return f"the CPU has no AMX for {dtype}"
     unit = vector_unit(target)
-    if unit is None or unit.lanes != 16 or (dtype is BF16 and not unit.pairs):
+    if unit is None or unit.lanes != 16 or (dtype is BF16 and not target.has("avx512_bf16")):
         return "the CPU has AMX but not AVX-512 with bf16"
     return None
 
