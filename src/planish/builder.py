@@ -96,13 +96,20 @@ def _parts_of(
         kernels = kernels_of(graph, plan, choices)
         code = backend.assemble(plan, kernels, target) if kernels else None
         clock.tell(4, [code.source] if code else [])
+    parts = EngineParts(plan, constants.memory(), code, to_text(graph))
+    if tuned.startswith("measure") and config.max_aux_streams != 0:
+        with clock.stage("streams"):
+            plan = backend.overlap(
+                parts,
+                lambda streams: make_plan(graph, choices, constants.bytes, streams),
+                config.max_aux_streams,
+            )
 
     request.check({precision_of(choice) for choice in choices.values()})
     report = make_report(
         model, imported, graph.notes, passes, choices, plan, target, config, clock, tuned, request
     )
-    parts = EngineParts(plan, constants.memory(), code, to_text(graph), report.to_dict())
-    return parts, request
+    return replace(parts, plan=plan, report=report.to_dict()), request
 
 
 def _within_budget(model: Model, config: BuildConfig, budget: Budget) -> Engine:

@@ -130,6 +130,9 @@ class BuildConfig:
     time_budget : float
         Seconds that the whole build may take. A correct engine exists early; tuning improves it
         until the budget ends.
+    max_aux_streams : int or None
+        Streams of a GPU besides the first that independent branches may use, where a measuring
+        build finds that faster; None for up to 3.
     workspace_limit : int or None
         Bytes of scratch memory that one kernel may use, all threads together.
     threads : int or None
@@ -165,6 +168,7 @@ class BuildConfig:
     signature: str | None = None
     tags: tuple[str, ...] | None = None
     time_budget: float = 120.0
+    max_aux_streams: int | None = None
     workspace_limit: int | None = None
     threads: int | None = None
     tune: str = "measure"
@@ -188,6 +192,7 @@ class BuildConfig:
             )
         _at_least("threads", self.threads, 1)
         _at_least("workspace_limit", self.workspace_limit, 0)
+        _at_least("max_aux_streams", self.max_aux_streams, 0)
         _check_calibrator(self.calibrator)
         _check_accuracy(self.accuracy, self.precision)
         _check_weights(self.weights, self.device)

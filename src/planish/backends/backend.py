@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from planish.backends.cpu.backend import CpuBackend
 from planish.backends.cuda.backend import CudaBackend
-from planish.engine.parts import DeviceCode, NativeCode
+from planish.engine.parts import DeviceCode, EngineParts, NativeCode
 from planish.ir.graph import Node
 from planish.plan.plan import Plan
 from planish.tactics.autotune import Bench
@@ -44,6 +44,15 @@ class Backend(Protocol):
 
     def bench(self, target: Target) -> Bench:
         """Return what compiles and times candidates."""
+
+    def overlap(
+        self, parts: EngineParts, spread: Callable[[int], Plan], streams: int | None
+    ) -> Plan:
+        """Return the engine's plan, or where it is measured faster one on several streams.
+
+        `spread` makes the plan for a number of streams; `streams` are those that may be used
+        besides the first, None for the device's own choice.
+        """
 
 
 BACKENDS: dict[str, type[Backend]] = {"cpu": CpuBackend, "cuda": CudaBackend}

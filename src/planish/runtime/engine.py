@@ -80,6 +80,7 @@ class Engine:
         self._resolver = ShapeResolver(plan)
         self._bound: dict[tuple[tuple[int, ...], ...], BoundShapes] = {}
         self._idle: deque[Context] = deque(maxlen=_MAX_IDLE)
+        self._last: _Repeat | None = None
         self._pending: deque[weakref.ref[Pending]] = deque()
         self._input_names = tuple(info.name for info in plan.inputs)
         self._output_names = tuple(info.name for info in plan.outputs)
@@ -190,6 +191,10 @@ class Engine:
         InputError
             When a name, dtype or shape is wrong.
         """
+        if outputs is None and context is None:
+            repeated = self._repeat(inputs)
+            if repeated is not None:
+                return repeated
         call = self._call(self._ordered(inputs), outputs, None)
         return dict(zip(self._output_names, self._run(call, context), strict=True))
 
@@ -288,6 +293,18 @@ class Engine:
         """Return memory for inferences one at a time, to be given to `run`."""
         return self._executor.create_context()
 
+    def example_inputs(self) -> dict[str, Array]:
+        """Return arrays of the profile's opt shapes: random floats, and ones of other types."""
+        generator = np.random.default_rng(0)
+        sizes = {name: opt for name, (_, opt, _) in self.ranges.items()}
+        arrays = {}
+        for info in self.inputs:
+            shape = [evaluate(dim, sizes) for dim in info.shape]
+            dtype = dtype_by_name(info.dtype)
+            values = generator.standard_normal(shape) if dtype.is_float else np.ones(shape)
+            arrays[info.name] = values.astype(dtype.numpy)
+        return arrays
+
     def profile(self, inputs: Mapping[str, Any] | None = None, runs: int = 20) -> Profile:
         """Measure every region.
 
@@ -298,7 +315,7 @@ class Engine:
         runs : int
             Inferences to measure, after a few that warm up.
         """
-        given = self._random_inputs() if inputs is None else inputs
+        given = self.example_inputs() if inputs is None else inputs
         if set(given) != set(self._input_names):
             raise self._wrong_names(given)
         arrays = [self._take(i, given[name]) for i, name in enumerate(self._input_names)]
@@ -325,21 +342,54 @@ class Engine:
     ) -> _Call:
         """Return an inference on arrays that were taken, with arrays for its outputs."""
         bound = self._bind_shapes(tuple([array.shape for array in arrays]))
-        on_device = any([type(array) is DeviceArray for array in arrays])
+        on_device = DeviceArray in map(type, arrays)
         results = self._fresh_outputs(bound, on_device, stream)
         call = _Call(arrays, bound, results, given or {}, on_device)
         if given:
             self._give_outputs(call)
         return call
 
+    def _repeat(self, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Run an inference on arrays on the device like those of the one before.
+
+        Nothing has to be checked or looked up again, which saves half of the host's time. Returns
+        None when something is different.
+        """
+        last = self._last
+        if last is None or len(inputs) != len(last.inputs):
+            return None
+        arrays = []
+        for name, shape, dtype in last.inputs:
+            array = inputs.get(name)
+            if type(array) is not DeviceArray:
+                if array is None or type(array) is np.ndarray:
+                    return None
+                array = self._executor.take(array, f"input {name!r}")
+            if array is None or array.shape != shape or array.dtype != dtype:
+                return None
+            arrays.append(array)
+        context = self._acquire(None)
+        context.bind(last.bound)
+        results = self._executor.empty(last.bound.outputs, self._output_types, None)
+        self._executor.run(context, arrays, results)
+        self._idle.append(context)
+        return dict(zip(self._output_names, results, strict=True))
+
     def _run(self, call: _Call, context: Context | None) -> list[Any]:
-        mine = self._acquire(None) if context is None else context
-        mine.wait()
+        if context is None:
+            mine = self._acquire(None)
+        else:
+            mine = context
+            mine.wait()
         mine.bind(call.bound)
         # a context whose inference failed is dropped: its pool or its memory may be the reason
         self._executor.run(mine, call.arrays, call.results)
         if context is None:
             self._idle.append(mine)
+        if all(type(array) is DeviceArray for array in (*call.arrays, *call.results)):
+            shapes = [(array.shape, array.dtype) for array in call.arrays]
+            names = zip(self._input_names, shapes, strict=True)
+            self._last = _Repeat(tuple((name, *facts) for name, facts in names), call.bound)
         return self._finished(call)
 
     def _limit_pending(self) -> None:
@@ -362,7 +412,9 @@ class Engine:
             self._idle.appendleft(context)
         if len(self._idle) >= _MAX_BUSY:
             with contextlib.suppress(IndexError):
-                return self._idle.pop()
+                context = self._idle.pop()
+                context.wait()
+                return context
         return self._executor.create_context()
 
     # -- inputs ----------------------------------------------------------------------------------
@@ -451,28 +503,13 @@ class Engine:
         self._bound[shapes] = bound
         return bound
 
-    def _random_inputs(self) -> dict[str, Array]:
-        generator = np.random.default_rng(0)
-        sizes = {name: opt for name, (_, opt, _) in self.ranges.items()}
-        arrays = {}
-        for info in self.inputs:
-            shape = [evaluate(dim, sizes) for dim in info.shape]
-            dtype = dtype_by_name(info.dtype)
-            values = generator.standard_normal(shape) if dtype.is_float else np.ones(shape)
-            arrays[info.name] = values.astype(dtype.numpy)
-        return arrays
-
     # -- outputs ---------------------------------------------------------------------------------
 
     def _fresh_outputs(
         self, bound: BoundShapes, on_device: bool, stream: int | None
     ) -> list[Any | None]:
         if on_device:
-            empty = self._executor.empty
-            return [
-                None if shape is None or dtype.hasobject else empty(shape, dtype, stream)
-                for shape, dtype in zip(bound.outputs, self._output_types, strict=True)
-            ]
+            return self._executor.empty(bound.outputs, self._output_types, stream)
         return [
             None if shape is None or dtype.hasobject else np.empty(shape, dtype)
             for shape, dtype in zip(bound.outputs, self._output_types, strict=True)
@@ -559,6 +596,14 @@ class Engine:
         if target.shape != result.shape or target.dtype != result.dtype:
             raise self._wrong_output(name, target, result.shape, result.dtype)
         np.copyto(target, result)
+
+
+@dataclass(frozen=True)
+class _Repeat:
+    """The last inference on a device: name, shape and dtype of every input, and what they mean."""
+
+    inputs: tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...]
+    bound: BoundShapes
 
 
 @dataclass

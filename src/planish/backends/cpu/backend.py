@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from planish.backends.cpu.codegen.compile import compile_source, find_compiler
@@ -14,7 +14,7 @@ from planish.backends.cpu.observe import NativeObserver
 from planish.backends.cpu.tactics import discover
 from planish.backends.reference.tactic import ReferenceTactic, RefuseTactic
 from planish.config import environment
-from planish.engine.parts import NativeCode
+from planish.engine.parts import EngineParts, NativeCode
 from planish.errors import ConfigError
 from planish.ir.graph import Node
 from planish.plan.plan import Plan
@@ -46,6 +46,12 @@ class CpuBackend:
     def why_untimed(self, target: Target) -> str | None:
         """Return None: engines for CPUs are built where they run."""
         return None
+
+    def overlap(
+        self, parts: EngineParts, spread: Callable[[int], Plan], streams: int | None
+    ) -> Plan:
+        """Return the plan: on a CPU every step has all threads."""
+        return parts.plan
 
     def bench(self, target: Target) -> NativeBench:
         """Return what compiles and times candidates."""

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from planish.backends.cuda.bench import CudaBench
 from planish.backends.cuda.codegen.compile import ENTRY, compile_kernels
 from planish.backends.cuda.codegen.expressions import supported
 from planish.backends.cuda.device import architecture_of, detect
+from planish.backends.cuda.overlap import fastest_plan
 from planish.backends.cuda.tactics import discover
 from planish.backends.reference.tactic import ReferenceTactic, RefuseTactic
-from planish.engine.parts import DeviceCode, DeviceKernel
+from planish.engine.parts import DeviceCode, DeviceKernel, EngineParts
 from planish.errors import CompileError
 from planish.ir.graph import Node
 from planish.plan.plan import Plan
 from planish.runtime.cuda.driver import device, is_present
 from planish.tactics.tactic import Tactic, TritonKernel
 from planish.tactics.target import Target
+
+AUXILIARY_STREAMS = 3  # tried unless the configuration has another number
 
 
 class CudaBackend:
@@ -67,6 +70,13 @@ class CudaBackend:
         if device().arch != architecture_of(target):
             return f"the GPU here is sm_{device().arch}"
         return None
+
+    def overlap(
+        self, parts: EngineParts, spread: Callable[[int], Plan], streams: int | None
+    ) -> Plan:
+        """Return the faster plan; see `Backend.overlap`."""
+        most = 1 + (AUXILIARY_STREAMS if streams is None else streams)
+        return fastest_plan(parts, spread, most)
 
     def bench(self, target: Target) -> CudaBench:
         """Return what compiles and times candidates."""

@@ -1,7 +1,8 @@
 """How weights of few bits lie in memory, for the loops that decode them (compressed.h).
 
 Columns come in panels of `width` (some vectors); within a panel, all of K. Four bits: one word of
-32 bits holds eight K steps of a column, the first in its low bits, numbers 0..15. Eight bits:
+32 bits holds eight K steps of a column, numbers 0..15, steps 0 to 3 in the low halves of its bytes
+and 4 to 7 in the high ones (so that a mask gives what a dot product of bytes takes). Eight bits:
 signed bytes, one row after the other. Scales and zero points follow the same panels, a row for each
 group. K is padded to whole octets and N to whole panels with zeros; scales there are zero as well.
 """
@@ -106,8 +107,8 @@ def encode(weights: Compressed, encoding: Encoding, width: int) -> list[Array]:
     numbers = _in_panels(numbers, encoding.padded, width)  # [panels, K, width]
     stored = numbers.view(np.int8)
     if encoding.bits == 4:
-        pairs = numbers[:, 0::2] | numbers[:, 1::2] << np.uint8(4)  # bytes of the words
-        pairs = pairs.reshape(len(pairs), -1, OCTET // 2, width).swapaxes(2, 3)
+        octets = numbers.reshape(len(numbers), -1, 2, OCTET // 2, width)
+        pairs = (octets[:, :, 0] | octets[:, :, 1] << np.uint8(4)).swapaxes(2, 3)  # bytes of words
         stored = np.ascontiguousarray(pairs).view(np.uint32)
     scales = _in_panels(weights.scales, encoding.groups, width)
     arrays = [stored, scales.astype(np.float16 if encoding.half else np.float32)]

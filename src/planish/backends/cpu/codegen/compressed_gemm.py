@@ -10,9 +10,9 @@ become floats in registers right in the loop: mask, convert, multiply-add. With 
 of a word is left at its place, which makes it 16^i times as large; x was divided by 16^i
 beforehand, which is exact, so that no shift is needed. Zero points are taken off once for each part
 of a group (acc -= zero * sum of x), scales applied once for each group. A panel is one stream of
-memory, all of K of `width` columns. One thread reads 11 to 14 GB/s of int4 and int8 weights on Zen 3
-(which is what it can read), 15 and 23 GB/s on Emerald Rapids with AVX-512: int4 is bound by
-arithmetic there.
+memory, all of K of `width` columns. One thread reads 11 to 14 GB/s of int4 and int8 weights on Zen
+3 (which is what it can read), 15 and 23 GB/s on Emerald Rapids with AVX-512: int4 is bound by
+arithmetic there, so that with VNNI numbers are multiplied as bytes (compressed_digits.py).
 
 *many*: the tiles of gemm.py, over a chunk of K of one panel that is decoded into scratch (L1, L2)
 first: the cost of decoding is spread over all rows.
@@ -22,13 +22,12 @@ Layouts: compressed.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planish.backends.cpu.codegen.compressed import Encoding
 from planish.backends.cpu.codegen.epilogue import print_finish
 from planish.backends.cpu.codegen.gemm import GemmPrinter
-from planish.backends.cpu.codegen.gemm_problem import Blocking, Problem
 from planish.backends.cpu.codegen.tile import MINIMUM_CHAINS, print_block
 from planish.ir.shape import Dim
 
@@ -53,24 +52,12 @@ class CompressedSource:
     scratch_bytes: int
 
 
-def print_compressed(
-    problem: Problem,
-    blocking: Blocking,
-    encoding: Encoding,
-    pointers: CompressedPointers,
-    strips: int,
-    few: int,
-    threads: int,
-    largest: Mapping[str, int],
-) -> CompressedSource:
-    """Return the C source of a product by compressed weights.
+@dataclass
+class CompressedPrinter(GemmPrinter):
+    """Both kernels and the choice between them.
 
-    Parameters
+    Attributes
     ----------
-    problem : Problem
-        One plane of rows; without weights of its own.
-    blocking : Blocking
-        Of *many*.
     encoding, pointers
         The weights.
     strips : int
@@ -79,18 +66,7 @@ def print_compressed(
         Most rows that *few* does.
     threads : int
         What items are cut for where rows are few.
-    largest : dict
-        Largest values of symbols.
     """
-    problem = problem.with_short_runs(blocking.depth)
-    printer = _Printer(problem, blocking, largest)
-    printer.encoding, printer.pointers = encoding, pointers
-    printer.strips, printer.few, printer.threads = strips, few, threads
-    return printer.print_all()
-
-
-class _Printer(GemmPrinter):
-    """Both kernels and the choice between them."""
 
     encoding: Encoding
     pointers: CompressedPointers
@@ -99,6 +75,7 @@ class _Printer(GemmPrinter):
     threads: int
 
     def print_all(self) -> CompressedSource:
+        """Return the whole kernel."""
         problem, rows = self.problem, self.problem.x.extent
         parts = [print_finish(problem.epilogue, problem.unit.lanes, problem.symbols)]
         parts.append(self.print_finish_tile())
@@ -123,6 +100,7 @@ class _Printer(GemmPrinter):
         return CompressedSource("\n".join(parts), items, scratch)
 
     def print_choice(self) -> str:
+        """Return the kernel that chooses by the number of rows."""
         arguments = "p, d, begin, end, scratch"
         lines = [
             f"if ({self.dim(self.problem.x.extent)} <= {self.few}) @NAME@_few({arguments});",
@@ -147,6 +125,7 @@ class _Printer(GemmPrinter):
         return -(-self.encoding.columns // self.width)
 
     def print_pointers(self) -> list[str]:
+        """Return the declarations of the operands' pointers."""
         problem, code = self.problem, self.encoding
         source = f"const {problem.kind.input_ctype} *"
         entries = [(code.ctype, "numbers", self.pointers.numbers)]
@@ -169,11 +148,13 @@ class _Printer(GemmPrinter):
 
     @property
     def packed_bytes(self) -> int:
+        """Scratch in front of the accumulators: decoded weights."""
         depth = self.encoding.depth // self.hoisted_count
         size = depth * self.columns.vectors * self.problem.unit.lanes * 4
         return -(-size // 64) * 64
 
     def print_panel_weights(self) -> list[str]:
+        """Return the declaration of where weights are decoded to."""
         return ["float *const panel_b = (float *)scratch;"]
 
     def print_chunk_weights(self) -> list[str]:
@@ -229,20 +210,11 @@ class _Printer(GemmPrinter):
     def print_few(self, sizes: Sequence[int], items: Dim, suffix: str) -> str:
         """Return the kernel that loops over panels, for rows in chunks of `sizes`."""
         code, problem, width = self.encoding, self.problem, self.width
-        name = "bf16" if problem.kind.input_ctype != "float" else "floats"
-        floats, sums, rows = self.row_floats, self.row_sums, self.few_rows
-        stride = self.dim(problem.x.strides[0])
         lines = [
             *self.print_pointers(),
             *self.print_item_pointers(),
             f"const int64_t rows = {self.dim(problem.x.extent)};",
-            "float *const prepared = (float *)scratch;",
-            f"float *const sums = prepared + {rows * floats};",
-            f"float *const totals = sums + {rows * sums};",
-            "for (int64_t row = 0; row < rows; row++)",
-            f"planish_prepare_{name}(item_a + row * {stride}, {code.depth}, {code.padded}, "
-            f"{code.group}, {code.part}, {int(code.bits == 4)}, prepared + row * {floats}, "
-            f"sums + row * {sums});",
+            *self.print_preparation(),
             f"const int64_t items = planish_max_i64({self.dim(items)}, 1);",
             f"for (int64_t panel = begin * {self.panels} / items; "
             f"panel < end * {self.panels} / items; panel++) {{",
@@ -259,7 +231,37 @@ class _Printer(GemmPrinter):
         )
         return f"{head} {{\n{print_block(lines)}}}\n"
 
+    @property
+    def input_name(self) -> str:
+        """Name of the input's type in C functions."""
+        return "bf16" if self.problem.kind.input_ctype != "float" else "floats"
+
+    def print_preparation(self) -> list[str]:
+        """Return the statements that prepare the rows, and declare where their totals are."""
+        code, floats, sums, rows = self.encoding, self.row_floats, self.row_sums, self.few_rows
+        return [
+            "float *const prepared = (float *)scratch;",
+            f"float *const sums = prepared + {rows * floats};",
+            f"float *const totals = sums + {rows * sums};",
+            "for (int64_t row = 0; row < rows; row++)",
+            f"planish_prepare_{self.input_name}("
+            f"item_a + row * {self.dim(self.problem.x.strides[0])}, {code.depth}, {code.padded}, "
+            f"{code.group}, {code.part}, {int(code.bits == 4)}, prepared + row * {floats}, "
+            f"sums + row * {sums});",
+        ]
+
+    @property
+    def row_arguments(self) -> str:
+        """C arguments for the rows from ``row`` on."""
+        return f"prepared + row * {self.row_floats}, sums + row * {self.row_sums}"
+
+    @property
+    def row_parameters(self) -> str:
+        """C parameters for them."""
+        return "const float *x, const float *sums"
+
     def print_first_totals(self) -> list[str]:
+        """Return the statements that let totals start from the bias."""
         width = self.width
         if self.problem.bias_pointer is None:
             return [f"memset(totals, 0, (size_t)rows * {width * 4});"]
@@ -269,15 +271,15 @@ class _Printer(GemmPrinter):
         ]
 
     def print_few_calls(self, sizes: Sequence[int]) -> list[str]:
+        """Return the calls for rows in chunks of `sizes`."""
         code, width = self.encoding, self.width
         numbers = code.row_elements(code.padded) * width
         zeros = f", zeros + panel * {code.groups * width}" if code.zero is None else ""
 
         def call(size: int) -> str:
             return (
-                f"@NAME@_rows{size}(prepared + row * {self.row_floats}, sums + row * "
-                f"{self.row_sums}, numbers + panel * {numbers}, scales + panel * "
-                f"{code.groups * width}{zeros}, totals + row * {width});"
+                f"@NAME@_rows{size}({self.row_arguments}, numbers + panel * {numbers}, scales + "
+                f"panel * {code.groups * width}{zeros}, totals + row * {width});"
             )
 
         lines = ["for (int64_t row = 0; row < rows;) {"]
@@ -291,6 +293,7 @@ class _Printer(GemmPrinter):
         return [*lines, "}"]
 
     def print_few_finish(self) -> list[str]:
+        """Return the call of the epilogue."""
         pointers = "".join(f", {self.position(i)}" for i in self.access_indices())
         return [
             "const int64_t x = 0;",
@@ -299,12 +302,8 @@ class _Printer(GemmPrinter):
 
     def print_few_rows(self, rows: int) -> str:
         """Return the function that adds a panel's products with `rows` rows to their totals."""
-        code, lanes = self.encoding, self.problem.unit.lanes
-        many = lanes == 16
-        block = self.strips if many or rows <= 2 else max(self.strips // 2, 1)
-        parameters = (
-            f"const float *x, const float *sums, const {code.ctype} *q, const {code.scale_ctype} *s"
-        )
+        code, block = self.encoding, self.block_of(rows)
+        parameters = f"{self.row_parameters}, const {code.ctype} *q, const {code.scale_ctype} *s"
         if code.zero is None:
             parameters += f", const {code.zero_ctype} *z"
         lines = []
@@ -313,6 +312,11 @@ class _Printer(GemmPrinter):
             lines += self.print_strips(rows, strips)
         head = f"static __attribute__((noinline)) void @NAME@_rows{rows}({parameters}, float *t)"
         return f"{head} {{\n{print_block(lines)}}}\n"
+
+    def block_of(self, rows: int) -> int:
+        """Return how many vectors of columns fit into the registers for `rows` rows."""
+        many = self.problem.unit.lanes == 16
+        return self.strips if many or rows <= 2 else max(self.strips // 2, 1)
 
     def print_strips(self, rows: int, strips: range) -> list[str]:
         """Return the loop over groups for some vectors of columns of a panel."""
@@ -377,7 +381,8 @@ class _Printer(GemmPrinter):
         for i in range(OCTET):
             field = f"_field(w{{}}, {i})" if i < OCTET - 1 else "_last_field(w{})"
             fields = [f"{v}{field.format(c)}" for c in strips]
-            lines += self.print_step(rows, strips, i, i % splits, fields)
+            step = i // 2 + i % 2 * 4
+            lines += self.print_step(rows, strips, step, i % splits, fields)
         return lines
 
     def print_bytes(self, rows: int, strips: range, splits: int) -> list[str]:

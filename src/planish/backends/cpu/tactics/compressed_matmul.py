@@ -13,10 +13,11 @@ from typing import ClassVar
 import numpy as np
 
 from planish.backends.cpu.codegen.compressed import Encoding, encode, encoding_of
+from planish.backends.cpu.codegen.compressed_digits import DigitsPrinter
 from planish.backends.cpu.codegen.compressed_gemm import (
     CompressedPointers,
+    CompressedPrinter,
     CompressedSource,
-    print_compressed,
 )
 from planish.backends.cpu.codegen.element import FLOAT, WIDENED, vector_unit
 from planish.backends.cpu.codegen.gemm_problem import Blocking, Problem
@@ -38,7 +39,7 @@ from planish.tactics.target import Target
 CHUNKS = (256, 128)  # K steps that are decoded at a time, at most
 SHAPES = {8: ((6, 2), (4, 3)), 16: ((12, 2), (8, 3), (6, 4))}  # rows and vectors of tiles
 STRIPS = {8: (3, 2), 16: (4, 2)}  # vectors of a panel of memory
-FEW = (4, 8)
+FEW = (8, 4)  # most rows that are multiplied as weights stream by
 BLOCK_TILES = 64  # tiles of an item: their accumulators are in scratch
 
 
@@ -69,21 +70,21 @@ class CompressedMatMul(Tactic):
         if not isinstance(depth, int):
             raise TacticError("the depth of weights is symbolic", where=region.name)
         chunks = dict.fromkeys(_chunk(depth, limit) for limit in CHUNKS)
-        found: list[Config] = [
-            {"rows": rows, "vectors": vectors, "depth": chunk, "strips": strips, "few": few}
-            for strips in STRIPS[lanes]
-            for few in FEW
+        many: list[Config] = [
+            {"rows": rows, "vectors": vectors, "depth": chunk}
             for chunk in chunks
             for rows, vectors in SHAPES[lanes]
         ]
+        few: list[Config] = [
+            {"few": limit, "digits": digits, "strips": strips}
+            for limit in FEW
+            for digits in ((True, False) if problem.unit.quads else (False,))
+            for strips in STRIPS[lanes]
+        ]
         rows = problem.x.extent
-        if len(problem.axes) > 1 or not isinstance(rows, int):
-            first = [c for c in found if (c["strips"], c["few"]) == (STRIPS[lanes][0], FEW[0])]
-            return first + [c for c in found[len(first) :] if c["depth"] == found[0]["depth"]][:4]
-        if rows > FEW[-1]:
-            return [c for c in found if (c["strips"], c["few"]) == (STRIPS[lanes][0], FEW[0])]
-        few = [c for c in found if (c["rows"], c["depth"]) == (found[0]["rows"], found[0]["depth"])]
-        return few if rows > FEW[0] else [c for c in few if c["few"] == FEW[0]]
+        if len(problem.axes) == 1 and isinstance(rows, int) and rows <= FEW[0]:
+            return [{**many[0], **own} for own in few if own["few"] >= rows]
+        return [{**own, **few[0]} for own in many] + [{**many[0], **own} for own in few[1:]]
 
     def build(self, region: Region, config: Config, target: Target) -> Kernel:
         """Return the kernel of one configuration."""
@@ -127,17 +128,19 @@ def _print(
         depth=depth if chunked else 0,
         hoist=1 if chunked else 0,
     )
-    largest = {name: high for name, (_, _, high) in region.ranges.items()}
-    return print_compressed(
-        problem,
+    printer = CompressedPrinter
+    if encoding.bits == 4 and config["digits"]:
+        printer = DigitsPrinter
+    return printer(
+        problem.with_short_runs(blocking.depth),
         blocking,
+        {name: high for name, (_, _, high) in region.ranges.items()},
         encoding,
         pointers,
         int(config["strips"]),
         int(config["few"]),
         target.threads,
-        largest,
-    )
+    ).print_all()
 
 
 def _problem(region: Region, target: Target) -> Problem:

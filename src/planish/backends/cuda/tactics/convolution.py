@@ -135,7 +135,7 @@ class ImplicitProduct(Tactic):
         found = read_convolution(region)
         if isinstance(found, str):
             raise ValueError(found)
-        return _Writer(found, config).kernel()
+        return ConvolutionWriter(found, config).kernel()
 
 
 def _pixels(found: Convolution) -> Dim:
@@ -143,7 +143,7 @@ def _pixels(found: Convolution) -> Dim:
     return shape[0] * product(shape[2:])
 
 
-class _Writer:
+class ConvolutionWriter:
     """Prints one convolution kernel."""
 
     def __init__(self, found: Convolution, config: Config) -> None:
@@ -158,11 +158,9 @@ class _Writer:
         """Return the kernel."""
         found, printer, tile = self.found, self.printer, self.tile
         shape = found.anchor.output.known_shape
-        few = found.channels < FEW_CHANNELS and found.gate is None
-        early = [*tile.header(printer), *self._coordinates(), *self._bases()]
-        early += self._prefetch(few)
+        early = [*tile.header(printer), *self.coordinates(), *self.bases(), *self.prefetch()]
         lines = [f"total = tl.zeros(({config_pair(self.config)}), {self.element.sums})"]
-        lines += self._flat_loop() if few else self._tap_loop()
+        lines += self.loop()
         groups = tile.groups(printer, (0, *range(2, len(shape))), (1,))
         if found.group > 1:
             lines += [f"columns += tl.program_id(2) * {found.outputs}"]
@@ -184,9 +182,14 @@ class _Writer:
             early=early,
         )  # fmt: skip
 
-    def _prefetch(self, few: bool) -> list[str]:
+    @property
+    def _few(self) -> bool:
+        """Whether taps and channels are flattened."""
+        return self.found.channels < FEW_CHANNELS and self.found.gate is None
+
+    def prefetch(self) -> list[str]:
         """Return the statements that ask for this block's weights."""
-        if few or not self.config.get("ahead"):
+        if self._few or not self.config.get("ahead"):
             return []
         found = self.found
         blocks = int(np.prod(found.window.kernel)) * -(-found.channels // self.k)
@@ -202,7 +205,7 @@ class _Writer:
 
     # -- rows ------------------------------------------------------------------------------------
 
-    def _coordinates(self) -> list[str]:
+    def coordinates(self) -> list[str]:
         """Image and first input position of each row, along every spatial axis."""
         spatial = self.found.anchor.output.known_shape[2:]
         window, printer = self.found.window, self.printer
@@ -217,7 +220,7 @@ class _Writer:
         lines.append(f"image = {rest}")
         return lines
 
-    def _bases(self) -> list[str]:
+    def bases(self) -> list[str]:
         """Address of each row's first input element, and of each column's weights."""
         source, printer = self.source, self.printer
         wide = printer.is_wide(source)
@@ -229,7 +232,7 @@ class _Writer:
         if self.found.group > 1:
             channel = printer.dim(source.strides[1])
             terms.append(f"tl.program_id(2) * {self.found.channels} * {channel}")
-        self.weights = self._packed_weights()
+        self.weights = self.packed_weights()
         depth = self.weight_depth
         start = (
             f"(tl.program_id(2) * {self.found.outputs} + columns)"
@@ -241,7 +244,7 @@ class _Writer:
             f"w_columns = {self.weights} + {start} * {depth}",
         ]
 
-    def _packed_weights(self) -> str:
+    def packed_weights(self) -> str:
         """Pack weights [group*o][tap][c], flat K padded to whole vectors; return the pointer."""
         found = self.found
         total = found.group * found.outputs
@@ -254,6 +257,10 @@ class _Writer:
         return self.printer.pack(padded)
 
     # -- K loops ---------------------------------------------------------------------------------
+
+    def loop(self) -> list[str]:
+        """Return the loop over K."""
+        return self._flat_loop() if self._few else self._tap_loop()
 
     def _tap_loop(self) -> list[str]:
         """Loop over taps and blocks of channels."""
