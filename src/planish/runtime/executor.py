@@ -165,9 +165,17 @@ class Executor:
     def take(self, given: Any, name: str) -> None:
         """Return None: no array on a device is taken."""
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], stream: int | None) -> Array:
-        """Return an array with any contents."""
-        return np.empty(shape, dtype)
+    def empty(
+        self,
+        shapes: tuple[tuple[int, ...] | None, ...],
+        dtypes: tuple[np.dtype[Any], ...],
+        stream: int | None,
+    ) -> list[Array | None]:
+        """Return arrays with any contents; None for shapes that are not known, and for strings."""
+        return [
+            None if shape is None or dtype.hasobject else np.empty(shape, dtype)
+            for shape, dtype in zip(shapes, dtypes, strict=True)
+        ]
 
     def stream_of(self, stream: Any) -> int | None:
         """Refuse streams, which belong to GPUs."""

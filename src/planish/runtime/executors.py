@@ -40,8 +40,16 @@ class PlanExecutor(Protocol):
     def take(self, given: Any, name: str) -> DeviceArray | None:
         """Return another library's array on the device; None when it is not on this one."""
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], stream: int | None) -> Any:
-        """Return an array on the device for work on a stream (None: a context's)."""
+    def empty(
+        self,
+        shapes: tuple[tuple[int, ...] | None, ...],
+        dtypes: tuple[np.dtype[Any], ...],
+        stream: int | None,
+    ) -> list[Any]:
+        """Return arrays on the device for work on a stream (None: a context's).
+
+        None stands for those of unknown shape, and of strings.
+        """
 
     def stream_of(self, stream: Any) -> int | None:
         """Return the handle of a stream, None for none; raise InputError for what is no stream."""

@@ -49,35 +49,29 @@ class MemoryPool:
     def __init__(self) -> None:
         self._free: dict[int, deque[tuple[DeviceMemory, Event | None]]] = {}
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], stream: int) -> DeviceArray:
-        """Return an array with any contents, for work on the stream of this handle."""
-        size = -(-math.prod(shape) * dtype.itemsize // GRANULE) * GRANULE
+    def empty(
+        self, shape: tuple[int, ...], dtype: np.dtype[Any], size: int, stream: int
+    ) -> DeviceArray:
+        """Return an array of `size` bytes with any contents, for work on a stream."""
         try:
             memory, ready = self._free[size].pop()
         except (KeyError, IndexError):
             memory, ready = DeviceMemory(size), None
         if ready is not None:
             ready.hold(stream)
-        return DeviceArray(memory.address, shape, dtype, Lease(self, memory, size))
+        return DeviceArray(memory.address, shape, dtype, memory, self)
 
-    def give_back(self, memory: DeviceMemory, size: int, ready: Event | None) -> None:
-        """Keep memory for later; what is too much is freed."""
-        if size not in self._free and len(self._free) >= MAX_SIZES:
-            self._free.clear()
-        self._free.setdefault(size, deque(maxlen=MAX_KEPT)).append((memory, ready))
+    def give_back(self, memory: DeviceMemory, ready: Event | None) -> None:
+        """Keep memory for later; what is too much is freed.
 
-
-class Lease:
-    """Memory of a pool in use; `ready` is when the last work that writes to it is done."""
-
-    __slots__ = ("_memory", "_pool", "_size", "ready")
-
-    def __init__(self, pool: MemoryPool, memory: DeviceMemory, size: int) -> None:
-        self._pool, self._memory, self._size = pool, memory, size
-        self.ready: Event | None = None
-
-    def __del__(self) -> None:
-        self._pool.give_back(self._memory, self._size, self.ready)
+        `ready` is when the last work that writes to it is done; None when it is known to be.
+        """
+        kept = self._free.get(memory.size)
+        if kept is None:
+            if len(self._free) >= MAX_SIZES:
+                self._free.clear()
+            kept = self._free.setdefault(memory.size, deque(maxlen=MAX_KEPT))
+        kept.append((memory, ready))
 
 
 class DeviceArray:
@@ -93,15 +87,21 @@ class DeviceArray:
     dtype : numpy.dtype
     """
 
-    __slots__ = ("_owner", "_ready", "_stream", "address", "dtype", "shape")
+    __slots__ = ("_owner", "_pool", "_ready", "_stream", "address", "dtype", "shape")
 
     def __init__(
-        self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], owner: object
-    ) -> None:
+        self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], owner: Any,
+        pool: MemoryPool | None = None,
+    ) -> None:  # fmt: skip
         self.address, self.shape, self.dtype = address, shape, dtype
         self._owner = owner  # keeps the memory
+        self._pool = pool  # where the memory goes afterwards
         self._ready: Event | None = None
         self._stream = 0
+
+    def __del__(self) -> None:
+        if self._pool is not None:
+            self._pool.give_back(self._owner, self._ready)
 
     @classmethod
     def of(cls, array: Array) -> DeviceArray:
@@ -143,8 +143,6 @@ class DeviceArray:
     def made_on(self, stream: int, ready: Event) -> None:
         """Remember that the contents are complete when `ready` has passed on a stream."""
         self._stream, self._ready = stream, ready
-        if isinstance(self._owner, Lease):
-            self._owner.ready = ready
 
     def __dlpack_device__(self) -> tuple[int, int]:
         """Return DLPack's number of the kind of device, and which one it is."""

@@ -66,6 +66,7 @@ class CudaContext:
         self.outputs = [Staging(info) for info in plan.outputs]
         self.small = PinnedMemory(0)  # for single numbers and booleans
         self.programs: OrderedDict[tuple[tuple[str, int], ...], Program] = OrderedDict()
+        self.program: Program | None = None  # of the present shapes, once it is made
         self.binding = BoundShapes({}, ())
         self._arena: DeviceMemory | None = None
         self._ready: Event | None = None
@@ -118,7 +119,7 @@ class CudaContext:
         """Choose the shapes of the next inference."""
         if bound is self.binding:
             return
-        self.binding = bound
+        self.binding, self.program = bound, None
         for staging in (*self.inputs, *self.outputs):
             staging.resize(bound)
 
@@ -183,19 +184,13 @@ class Staging:
             self._pinned = PinnedMemory(self.size)
         return self._pinned
 
-    def send(self, array: Array | DeviceArray, stream: int, is_fixed: bool) -> int:
-        """Return where work on a stream finds an input, after copying it there if it has to be.
-
-        Arrays on the device stay where they are unless `is_fixed`, or kernels cannot rely on the
-        alignment of their address.
-        """
-        if isinstance(array, DeviceArray):
-            if array.address % POINTER_ALIGNMENT == 0 and not is_fixed:
-                return array.address
-            copy_on_device(self.device.address, array.address, self.size, stream)
-            return self.device.address
+    def send(self, array: Array | DeviceArray, stream: int) -> int:
+        """Put the copy of an input on a stream; return where it goes."""
         address = self.device.address
         if not self.size:
+            return address
+        if isinstance(array, DeviceArray):
+            copy_on_device(address, array.address, self.size, stream)
             return address
         pinned, raw = self.pinned, array.reshape(-1).view(np.uint8)
         for start in range(0, self.size, CHUNK):
@@ -204,15 +199,14 @@ class Staging:
             copy_to_device(address + start, pinned.address + start, end - start, stream)
         return address
 
-    def target(self, output: Array | DeviceArray | None, is_fixed: bool) -> int:
-        """Return where kernels write an output."""
-        if not isinstance(output, DeviceArray) or is_fixed or output.address % POINTER_ALIGNMENT:
-            return self.device.address
-        return output.address
-
     def fetch(self, output: Array) -> None:
         """Copy what lies in pinned memory into an array."""
         output.reshape(-1).view(np.uint8)[:] = self.pinned.array[: self.size]
+
+
+def is_direct(array: DeviceArray, is_fixed: bool) -> bool:
+    """Return whether kernels use an array where it lies, not in the context's own memory."""
+    return not (is_fixed or array.address % POINTER_ALIGNMENT)
 
 
 class Places:

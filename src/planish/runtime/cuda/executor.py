@@ -6,6 +6,7 @@ and set of shapes. Arrays on the host are staged in pinned memory.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -15,9 +16,9 @@ import numpy as np
 from planish.engine.parts import DeviceCode
 from planish.errors import CompatibilityError, DeviceError, InputError, PlanError
 from planish.plan.plan import Plan
-from planish.runtime.cuda.arrays import DeviceArray, MemoryPool, take
+from planish.runtime.cuda.arrays import GRANULE, DeviceArray, MemoryPool, take
 from planish.runtime.cuda.binding import LEGACY_STREAM
-from planish.runtime.cuda.context import MAX_PROGRAMS, CudaContext, Staging
+from planish.runtime.cuda.context import MAX_PROGRAMS, CudaContext, Staging, is_direct
 from planish.runtime.cuda.driver import (
     Event,
     OutOfMemoryError,
@@ -59,6 +60,7 @@ class CudaExecutor:
         self._lock = threading.Lock()
         self._resident: Resident | None = None
         self._pool = MemoryPool()
+        self._results: dict[tuple[tuple[int, ...] | None, ...], list[Any]] = {}
         if any(step.fills for step in plan.steps):
             raise PlanError("a step relies on a halo, which GPU engines do not have")
         for kind, _ in plan.externals:
@@ -86,15 +88,24 @@ class CudaExecutor:
 
     def take(self, given: Any, name: str) -> DeviceArray | None:
         """Return an array of another library on the GPU without a copy; see `arrays.take`."""
-        device().use()
-        return take(given, name)
+        return given if type(given) is DeviceArray else take(given, name)
 
     def empty(
-        self, shape: tuple[int, ...], dtype: np.dtype[Any], stream: int | None
-    ) -> DeviceArray:
-        """Return an array on the device with any contents, for work on a stream."""
-        device().use()
-        return self._pool.empty(shape, dtype, LEGACY_STREAM if stream is None else stream)
+        self,
+        shapes: tuple[tuple[int, ...] | None, ...],
+        dtypes: tuple[np.dtype[Any], ...],
+        stream: int | None,
+    ) -> list[Any]:
+        """Return arrays on the device with any contents; None for shapes that are not known."""
+        facts: list[Any] | None = self._results.get(shapes)
+        if facts is None:
+            pairs = zip(shapes, dtypes, strict=True)
+            facts = [_result(shape, dtype) for shape, dtype in pairs]
+            if len(self._results) >= MAX_PROGRAMS:
+                self._results.clear()
+            self._results[shapes] = facts
+        empty, handle = self._pool.empty, LEGACY_STREAM if stream is None else stream
+        return [None if fact is None else empty(*fact, handle) for fact in facts]
 
     def stream_of(self, stream: Any) -> int | None:
         """Return the handle of a stream; None stands for the context's own."""
@@ -149,24 +160,32 @@ class CudaExecutor:
     def _enqueue_all(
         self, context: CudaContext, inference: Inference
     ) -> list[tuple[Staging, Array]]:
-        program = self._program(context)
-        places, stream = program.places, inference.stream
+        program = context.program or self._program(context)
+        places, stream, is_fixed = program.places, inference.stream, program.is_fixed
         for index, array in enumerate(inference.inputs):
-            places.inputs[index] = context.inputs[index].send(array, stream, program.is_fixed)
+            places.inputs[index] = (
+                array.address
+                if type(array) is DeviceArray and is_direct(array, is_fixed)
+                else context.inputs[index].send(array, stream)
+            )
         targets = inference.outputs[:]
         for index, output in enumerate(targets):
-            places.outputs[index] = context.outputs[index].target(output, program.is_fixed)
+            places.outputs[index] = (
+                output.address
+                if type(output) is DeviceArray and is_direct(output, is_fixed)
+                else context.outputs[index].device.address
+            )
         program.run(inference)
         fetched = []
-        for staging, place, output in zip(context.outputs, places.outputs, targets, strict=True):
+        for index, output in enumerate(targets):
+            place, staging = places.outputs[index], context.outputs[index]
             if output is None or not staging.size:
                 continue
-            if isinstance(output, DeviceArray):
-                if output.address != place:
-                    copy_on_device(output.address, place, staging.size, stream)
-                continue
-            copy_to_host(staging.pinned.address, place, staging.size, stream)
-            fetched.append((staging, output))
+            if type(output) is not DeviceArray:
+                copy_to_host(staging.pinned.address, place, staging.size, stream)
+                fetched.append((staging, output))
+            elif output.address != place:
+                copy_on_device(output.address, place, staging.size, stream)
         return fetched
 
     def _loaded(self) -> Resident:
@@ -184,7 +203,17 @@ class CudaExecutor:
                 context.programs.popitem(last=False)
             context.programs[key] = program
         context.programs.move_to_end(key)
+        context.program = program
         return program
+
+
+def _result(
+    shape: tuple[int, ...] | None, dtype: np.dtype[Any]
+) -> tuple[tuple[int, ...], np.dtype[Any], int] | None:
+    """Return shape, type and bytes of a result; None when it is not made before the inference."""
+    if shape is None or dtype.hasobject:
+        return None
+    return shape, dtype, -(-max(math.prod(shape) * dtype.itemsize, 1) // GRANULE) * GRANULE
 
 
 class CudaTicket:

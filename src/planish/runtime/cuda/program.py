@@ -216,12 +216,13 @@ class _GraphPiece(_KernelPiece):
         graph = self._graph
         if graph is None or (present != self._recorded and self.changes > MOST_CHANGES):
             graph = self._graph = self._record(symbols)
+            self._recorded = (places.inputs[:], places.outputs[:])
         elif present != self._recorded:
+            self._recorded = (places.inputs[:], places.outputs[:])
             for change in self._changes:
                 for index, binding, values in change.arguments:
                     change.launch.set_pointer(index, places.address(binding, values))
                 change.launch.update(graph, change.node)
-        self._recorded = (places.inputs[:], places.outputs[:])
         graph.launch_on(inference.stream)
 
     def _cost_of_change(self, iteration: Iteration) -> int:
