@@ -34,7 +34,7 @@ import planish
 
 Run = Callable[[], Any]
 BATCHES = {"bert": (1, 32)}
-LIMITS = {"fp16": 2e-2, "int8": 0.5}  # largest relative rms error that is still timed
+LIMITS = {"fp16": 2.0, "int8": 100.0}  # of the error of half precision in PyTorch, to be timed
 SEQUENCE = 128
 VOCABULARY = 30522
 
@@ -78,13 +78,16 @@ def measure(name: str, batch: int, options: argparse.Namespace) -> dict[str, Any
     engine = built(model.cpu(), sample, options)
     row["build_s"] = round(time.perf_counter() - start, 1)
 
+    half = model.half().cuda().to(memory_format=torch.channels_last)
+    given = sample.cuda() if name == "bert" else channels_last_half(sample)
+    with torch.inference_mode():
+        row["error_of_peer"] = relative_error(half(given).float().cpu(), wanted)
     stream = torch.cuda.Stream()
     ours = planish_run(engine, sample.cuda(), stream)
     row["error"] = relative_error(next(iter(ours().result().values())), wanted)
-    if not row["error"] < LIMITS[options.precision]:
+    row["streams"] = 1 + max(step.stream for step in engine.plan.steps)
+    if not row["error"] < LIMITS[options.precision] * row["error_of_peer"]:
         return {**row, "failure": "the results differ from float32's"}
-    half = model.half().cuda().to(memory_format=torch.channels_last)
-    given = sample.cuda() if name == "bert" else channels_last_half(sample)
     runs: dict[str, Run] = {"planish": ours}
     with torch.cuda.stream(stream), torch.inference_mode():
         if "graph" in options.peers:
