@@ -73,6 +73,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     np.save(tmp_path / "image.npy", np.zeros((1, 3, 224, 224), np.float32))
     images = np.random.default_rng(0).standard_normal((8, 3, 224, 224)).astype(np.float32)
     np.savez(tmp_path / "images.npz", input=images)
+    np.save(tmp_path / "labels.npy", np.arange(8))
     planish.build(image_model(), planish.BuildConfig(tune="off")).save(tmp_path / "model.plan")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Tuner, "run", lambda tuner: None)
