@@ -151,3 +151,22 @@ def test_a_gate_joins_a_convolution_of_one_tap(
     run_pipeline(graph, [FuseRegions(gates=gates)])
     assert [node.attributes["kind"] for node in graph] == kinds
     assert_equal_results(expected, graph, inputs)
+
+
+IMAGE = """
+    graph g(%x: f32[2,{c},4,4]) {{
+      @w: f16[6,{c},3,3]
+      %1: f16[2,{c},4,4] = Cast(%x) {{to=f16}}
+      %2: f16[2,6,4,4] = Conv(%1, @w) {{kernel_shape=[3,3], pads=[1,1,1,1]}}
+      return %2
+    }}"""
+
+
+@pytest.mark.parametrize(("channels", "kinds"), [(3, ["Conv"]), (8, ["pointwise", "Conv"])])
+def test_a_first_convolution_lowers_its_image(channels: int, kinds: list[str]) -> None:
+    graph = parse(IMAGE.format(c=channels))
+    inputs = random_inputs(graph, 0)
+    expected = run_graph(graph, inputs)
+    run_pipeline(graph, [FuseRegions(gates=True)])
+    assert [node.attributes["kind"] for node in graph] == kinds
+    assert_equal_results(expected, graph, inputs)

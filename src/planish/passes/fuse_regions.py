@@ -27,6 +27,7 @@ from planish.ops.op import OPS
 from planish.passes.compressed import is_compressed_product
 from planish.passes.gates import gate_of
 from planish.passes.graph_pass import GraphPass
+from planish.passes.images import image_cast
 from planish.passes.quantized import is_quantized_product, widening_of
 
 VIEWS = frozenset(
@@ -78,7 +79,7 @@ class FuseRegions(GraphPass):
         Whether the device has code for a pointwise node. One that it has no code for stands alone,
         so that it does not take a whole region to the numpy reference with it.
     gates : bool
-        Whether the device's convolutions of one tap multiply their data by a gate.
+        Whether the device's convolutions multiply their data by a gate, and lower images.
     """
 
     name = "fuse_regions"
@@ -216,11 +217,12 @@ class _Grouping:
         self._group[node] = group
 
     def _gate(self, group: _Group) -> None:
-        """Let a convolution multiply its data by a gate, if nobody else reads the product."""
-        found = gate_of(group.anchor)
-        if found is not None and self._is_private(found[0]):
-            group.members.append(found[0])
-            self._group[found[0]] = group
+        """Let a convolution do what is before it, a gate or a Cast, if nobody else reads that."""
+        gate = gate_of(group.anchor)
+        node = image_cast(group.anchor) if gate is None else gate[0]
+        if node is not None and self._is_private(node):
+            group.members.append(node)
+            self._group[node] = group
 
     def _is_readers_own(self, node: Node) -> bool:
         """Whether `node` widens a stored tensor, which its reader's region will do.

@@ -14,6 +14,7 @@ from planish.ir.layout import Halo, Layout, Storage
 from planish.ir.shape import Dim, Shape
 from planish.ops.convolution import kernel_of, resolve_padding, transposed_window
 from planish.ops.transposed_convolution import positions_outside
+from planish.passes.images import image_cast
 from planish.passes.views import Ranges, follows, no_halo
 
 # work channels-last: every operand of full rank lies N, spatial..., C
@@ -136,6 +137,9 @@ def requirement(node: Node, index: int, halos: bool = True) -> Requirement:
     if kind in CHANNELS_LAST:
         if rank not in CHANNEL_RANKS or _is_parameter(anchor, value) or not _is_full(node, value):
             return free
+        cast = None if halos or anchor is None else image_cast(anchor)
+        if cast is not None and cast.present_inputs[0] is value:
+            return free  # without halos kernels read the planes of an image
         halo = halo_of(node, index) if halos else no_halo(rank)
         return Requirement(Layout.channels_last(rank).order, (), halo)
     if kind not in CONTIGUOUS_ROWS or rank == 0:

@@ -10,6 +10,7 @@ import pytest
 from planish.backends.cuda.device import detect
 from planish.backends.cuda.tactics.convolution import ImplicitProduct
 from planish.backends.cuda.tactics.depthwise import Depthwise
+from planish.backends.cuda.tactics.image_convolution import ImageConvolution
 from planish.backends.cuda.tactics.spatial_reduction import SpatialReduction
 from planish.backends.cuda.tactics.vector_product import RowProduct
 from planish.ir.constant import Constant
@@ -40,6 +41,14 @@ GATED = """
       @w: f16[24,40,1,1]
       %1: f16[{n},40,3,3] = Mul(%g, %x)
       %2: f16[{n},24,3,3] = Conv(%1, @w) {{kernel_shape=[1,1]}}
+      return %2
+    }}"""
+IMAGE = """
+    graph g(%x: f32[2,3,{h},{w}]) {{
+      @w: f16[24,3,{k},{k}]
+      @b: f32[24]
+      %1: f16[2,3,{h},{w}] = Cast(%x) {{to=f16}}
+      %2: f16[2,24,{e},{f}] = Conv(%1, @w, @b) {{kernel_shape=[{k},{k}], pads=[{p}], strides=[2,2]}}
       return %2
     }}"""
 MATMUL = """
@@ -76,15 +85,18 @@ def convolution(
     return channels_last(text, "Conv")
 
 
-def channels_last(text: str, kind: str) -> Region:
-    """Return the region of a graph whose operands of rank 4 lie channels-last; fill constants."""
+def channels_last(text: str, kind: str, images: bool = False) -> Region:
+    """Return the region of a graph whose operands of rank 4 lie channels-last; fill constants.
+
+    With `images` the inputs lie as planes.
+    """
     graph = graph_from_text(text)
     generator = np.random.default_rng(2)
     for value in graph.constants():
         if value.array.dtype.kind == "f":
             random = generator.standard_normal(value.array.shape) / 8
             value.constant = Constant(random.astype(value.array.dtype))
-    names = [value.name for value in (*graph.inputs, *graph.outputs)]
+    names = [value.name for value in (*(() if images else graph.inputs), *graph.outputs)]
     layouts = dict.fromkeys(names, LAST) if graph.inputs[0].rank == 4 else {}
     return make_region(graph, kind, layouts)
 
@@ -108,9 +120,18 @@ def cases() -> Iterator[tuple[str, Tactic, Region, Config]]:
             same = [config for config in configs if config["across"] == across]
             config = max(same, key=lambda config: config["pixels"] * config["channels"])
             yield f"depthwise {shape} {dict(config)}", Depthwise(), region, config
-    for images in (1, 3):
-        gated = channels_last(GATED.format(n=images), "Conv")
-        yield f"gated {images}", ImplicitProduct(), gated, {**TILE, "split": 2}
+    for k, pads, (h, w) in (
+        (7, "3,3,3,3", (9, 10)),
+        (3, "1,1,1,1", (6, 8)),
+        (3, "0,0,0,0", (7, 9)),
+    ):
+        e, f = ((n + 2 * int(pads[0]) - k) // 2 + 1 for n in (h, w))
+        text = IMAGE.format(h=h, w=w, k=k, e=e, f=f, p=pads)
+        region = channels_last(text, "Conv", images=True)
+        yield f"image {k} {pads}", ImageConvolution(), region, {**TILE, "split": 1}
+    for batch in (1, 3):
+        gated = channels_last(GATED.format(n=batch), "Conv")
+        yield f"gated {batch}", ImplicitProduct(), gated, {**TILE, "split": 2}
     rows = (convolution(1, 40, 1, 24, 1, 1), convolution(3, 8, 1, 30, 1, 1, residual=True))
     for region in (*rows, channels_last(MATMUL, "MatMul")):
         for config in RowProduct().configs(region, TARGET)[:2]:
@@ -128,7 +149,10 @@ def test_interpreted_kernels_agree_with_the_reference() -> None:
         support = tactic.supports(region, TARGET)
         assert support, f"{label}: {support.reason}"
         shapes = [tuple(int(str(dim)) for dim in operand.shape) for operand in region.inputs]
-        arrays = [generator.standard_normal(shape).astype(np.float16) for shape in shapes]
+        arrays = [
+            generator.standard_normal(shape).astype(operand.dtype.numpy)
+            for shape, operand in zip(shapes, region.inputs, strict=True)
+        ]
         kernel = tactic.build(region, config, TARGET)
         assert isinstance(kernel, TritonKernel)
         found.append((label, kernel, region, arrays, run_graph(region.body, arrays)[0]))
