@@ -105,7 +105,7 @@ class CudaExecutor:
                 self._results.clear()
             self._results[shapes] = facts
         empty, handle = self._pool.empty, LEGACY_STREAM if stream is None else stream
-        return [None if fact is None else empty(*fact, handle) for fact in facts]
+        return [f if f is None else empty(f[0], f[1], f[2], handle) for f in facts]
 
     def stream_of(self, stream: Any) -> int | None:
         """Return the handle of a stream; None stands for the context's own."""
