@@ -37,11 +37,13 @@ class ImageConvolution(Tactic):
         found = read_convolution(region)
         if isinstance(found, str):
             return no(found)
-        operand = next(o for o in region.inputs if o.value is found.data)
+        operand = next(o for o in found.region.inputs if o.value is found.data)
         if found.channels > MOST_CHANNELS or found.group != 1 or found.gate is not None:
             return no("it reads no image")
-        if len(operand.shape) != 4 or operand.strides[3] != 1 or found.element.stored.is_integer:
+        if len(operand.shape) != 4 or operand.strides[3] != 1:
             return no("rows of the image do not lie together")
+        if found.element.stored.itemsize == 1:
+            return no("the image is of bytes")
         if any(dilation != 1 for dilation in found.window.dilations):
             return no("it is dilated")
         reason = unprintable(found.region, found.anchor)
