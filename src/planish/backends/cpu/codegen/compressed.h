@@ -11,7 +11,8 @@
  * 16^index; and the sums of each `part` elements of a group, which zero points are multiplied by.
  * Elements behind the row are zeros.
  * digits: the same row as integers of three signed bytes, x = scale * (d[2] * 65536 + d[1] * 256 +
- * d[0]) with a scale for each part: 2^-23 of the part's largest magnitude, which is what float32 has.
+ * d[0]) with a scale for each part: 2^-23 of the part's largest magnitude, as float32 has. The largest
+ * number is 8355000, so that rounding leaves it below 127 * 65793, where the top byte ends.
  */
 #ifndef PLANISH_COMPRESSED_H
 #define PLANISH_COMPRESSED_H
@@ -161,7 +162,7 @@ PLANISH_INLINE planish_v16 planish_v16_joined(planish_v16i d2, planish_v16i d1, 
                 }                                                                                  \
                 const float most = _mm512_reduce_max_ps(top);                                      \
                 const int some = finite == 0xffff && most > 1e-30f;                                \
-                const __m512 over = _mm512_set1_ps(some ? 8355711.0f / most : 0.0f);               \
+                const __m512 over = _mm512_set1_ps(some ? 8355000.0f / most : 0.0f);               \
                 __m512i s0 = _mm512_setzero_si512(), s1 = s0, s2 = s0;                             \
                 for (int64_t k = first; k < end; k += 16) {                                        \
                     const int count = (int)planish_min_i64(16, end - k);                           \
@@ -181,7 +182,7 @@ PLANISH_INLINE planish_v16 planish_v16_joined(planish_v16i d2, planish_v16i d1, 
                     s2 = _mm512_add_epi32(s2, d2);                                                 \
                 }                                                                                  \
                 *scales++ = finite != 0xffff ? __builtin_nanf("")                                  \
-                            : some           ? most / 8355711.0f                                   \
+                            : some           ? most / 8355000.0f                                   \
                                              : 0.0f;                                               \
                 *sums++ = _mm512_reduce_add_epi32(s0);                                             \
                 *sums++ = _mm512_reduce_add_epi32(s1);                                             \
@@ -227,7 +228,7 @@ PLANISH_INLINE planish_v8 planish_v8_joined(planish_v8i d2, planish_v8i d1, plan
                     most = x > most ? x : most;                                                    \
                 }                                                                                  \
                 const int some = finite && most > 1e-30f;                                          \
-                const float over = some ? 8355711.0f / most : 0.0f;                                \
+                const float over = some ? 8355000.0f / most : 0.0f;                                \
                 int32_t s0 = 0, s1 = 0, s2 = 0;                                                    \
                 for (int64_t k = first; k < end; k++) {                                            \
                     const int32_t n = some ? (int32_t)__builtin_rintf(READ(a[k]) * over) : 0;      \
@@ -242,7 +243,7 @@ PLANISH_INLINE planish_v8 planish_v8_joined(planish_v8i d2, planish_v8i d1, plan
                 }                                                                                  \
                 for (int64_t k = end; k % 8; k++)                                                  \
                     digits[k] = digits[stride + k] = digits[2 * stride + k] = 0;                   \
-                *scales++ = !finite ? __builtin_nanf("") : some ? most / 8355711.0f : 0.0f;        \
+                *scales++ = !finite ? __builtin_nanf("") : some ? most / 8355000.0f : 0.0f;        \
                 *sums++ = s0;                                                                      \
                 *sums++ = s1;                                                                      \
                 *sums++ = s2;                                                                      \
