@@ -56,6 +56,7 @@ MODULES = {
     "reference": "planish.backends.reference.runner",
     "onednn": "planish.backends.cpu.onednn.kernel",
     "cublaslt": "planish.backends.cuda.libraries.cublaslt",
+    "cudnn": "planish.backends.cuda.libraries.cudnn",
 }
 
 _factories: dict[str, Factory] = {}

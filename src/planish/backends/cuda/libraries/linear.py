@@ -59,6 +59,43 @@ class Linear:
     dtype: DType
 
 
+@dataclass(frozen=True)
+class Epilogue:
+    """What a region computes around a product.
+
+    Attributes
+    ----------
+    source : int
+        The region's input that is multiplied.
+    residual : int or None
+        The region's input that is added.
+    bias : array or None
+        One number a column, added.
+    activation : str
+        As for `Linear`.
+    """
+
+    source: int
+    residual: int | None
+    bias: Array | None
+    activation: str
+
+
+def read_epilogue(region: Region) -> Epilogue | str:
+    """Return what follows the region's product, or why it is not of this form."""
+    anchor = region.anchor
+    if anchor is None:
+        return "it is no product"
+    places = [i for i, operand in enumerate(region.inputs) if operand.value is anchor.input(0)]
+    if len(region.outputs) != 1 or not places:
+        return "something is fused before it, or it has further outputs"
+    chain = _Chain(region, anchor)
+    problem = chain.follow()
+    if problem is not None:
+        return problem
+    return Epilogue(places[0], chain.residual, chain.bias, chain.activation)
+
+
 def read_linear(region: Region) -> Linear | str:
     """Return the region's product, or why it is none of this form."""
     anchor = region.anchor
@@ -67,29 +104,25 @@ def read_linear(region: Region) -> Linear | str:
     weights = _weights(anchor)
     if isinstance(weights, str):
         return weights
-    places = [i for i, operand in enumerate(region.inputs) if operand.value is anchor.input(0)]
-    if len(region.outputs) != 1 or not places:
-        return "something is fused before it, or it has further outputs"
-    chain = _Chain(region, anchor)
-    problem = chain.follow()
-    if problem is not None:
-        return problem
+    epilogue = read_epilogue(region)
+    if isinstance(epilogue, str):
+        return epilogue
     target_index = len(region.inputs)
     axis = columns_axis(anchor)
     matrices = {
         index: _matrix(index, operand, axis)
         for index, operand in enumerate((*region.inputs, *region.outputs))
-        if index in (places[0], chain.residual, target_index)
+        if index in (epilogue.source, epilogue.residual, target_index)
     }
-    source, target = matrices[places[0]], matrices[target_index]
-    residual = None if chain.residual is None else matrices[chain.residual]
-    if source is None or target is None or (residual is None and chain.residual is not None):
+    source, target = matrices[epilogue.source], matrices[target_index]
+    residual = None if epilogue.residual is None else matrices[epilogue.residual]
+    if source is None or target is None or (residual is None and epilogue.residual is not None):
         return "an operand's rows do not lie one after the other"
     operands = (*region.inputs, *region.outputs)
-    dtype = operands[places[0]].dtype
+    dtype = operands[epilogue.source].dtype
     if dtype not in FLOATS or any(operands[index].dtype is not dtype for index in matrices):
         return "its operands are of several types, or no floats"
-    return Linear(source, target, residual, weights, chain.bias, chain.activation, dtype)
+    return Linear(source, target, residual, weights, epilogue.bias, epilogue.activation, dtype)
 
 
 def columns_axis(anchor: Node) -> int:
