@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +283,45 @@ def test_int8_without_scales_is_refused() -> None:
         build(None)
     with pytest.raises(ConfigError, match="no calibration data"):
         build(planish.EntropyCalibrator2())
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda path: None, "x.cache does not exist"),
+        (lambda path: path.touch(), "x.cache is empty"),
+        (lambda path: path.mkdir(), "x.cache is a folder"),
+    ],
+)
+def test_a_cache_that_is_none_is_named(
+    make: Callable[[Path], None], says: str, tmp_path: Path
+) -> None:
+    make(tmp_path / "x.cache")
+    with pytest.raises(ConfigError, match=rf"no calibration data, and .*{says}"):
+        ranges_of(planish.MinMaxCalibrator(cache=tmp_path / "x.cache"))
+
+
+def test_a_cache_that_cannot_be_written_is_found_before_the_data_are_read(tmp_path: Path) -> None:
+    read = []
+
+    def generate() -> Iterator[Array]:
+        read.append(True)
+        yield images()[0]
+
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "folder", tmp_path / "absent" / "x.cache"):
+        with pytest.raises(ConfigError, match="cannot write the calibration cache"):
+            ranges_of(planish.MinMaxCalibrator(generate, cache=path))
+    assert not read
+
+
+def test_all_zero_data_never_give_an_engine_in_silence() -> None:
+    calibrator = planish.MinMaxCalibrator([np.zeros((4, 3, 12, 12), np.float32)])
+    others = dict.fromkeys(("block", "left", "right"), "fp32")
+    with pytest.warns(PrecisionWarning, match="no layer runs on integers"):
+        engine = build(calibrator, layer_precisions=others)
+    assert {layer.precision for layer in engine.report.layers} == {"f32"}
+    assert any("always zero on the calibration data" in text for text in engine.report.warnings)
 
 
 def test_empty_data_are_refused() -> None:

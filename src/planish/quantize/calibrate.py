@@ -22,8 +22,9 @@ from planish.ir.shape import evaluate, symbols_of
 from planish.ops.infer import infer_node
 from planish.passes.dead_code import DeadCode
 from planish.quantize.cache import CalibrationCache, format_cache
-from planish.quantize.calibrators import Calibrator
+from planish.quantize.calibrators import CACHE, Calibrator
 from planish.quantize.data import BatchAxis, Inputs, batch_axis, named, pieces
+from planish.quantize.files import check_place
 from planish.quantize.histogram import FineHistogram
 from planish.quantize.insert_qdq import LARGEST
 from planish.quantize.non_negative import is_non_negative
@@ -93,12 +94,9 @@ def calibrate(
         calibrator.ranges = cached
         return cached
     if not calibrator.has_data:
-        raise ConfigError(
-            "there are no calibration data",
-            where=type(calibrator).__name__,
-            fix=f"write planish.{type(calibrator).__name__}(batches), or give the path of an "
-            "existing cache: cache=...",
-        )
+        raise _no_data(calibrator)
+    if calibrator.cache is not None:
+        check_place(calibrator.cache, CACHE)  # not after minutes of calibrating
     run = _Run(graph, values, calibrator, bench)
     run.samples = samples
     try:
@@ -109,6 +107,21 @@ def calibrate(
             run.finish()
         raise
     return run.finish()
+
+
+def _no_data(calibrator: Calibrator) -> ConfigError:
+    path, kind = calibrator.cache, type(calibrator).__name__
+    lack = ""
+    if path is not None:
+        reason = (
+            "is empty" if path.is_file() else "is a folder" if path.is_dir() else "does not exist"
+        )
+        lack = f", and the calibration cache {path} {reason}"
+    return ConfigError(
+        f"there are no calibration data{lack}",
+        where=kind,
+        fix=f"write planish.{kind}(batches), or give the path of an existing cache: cache=...",
+    )
 
 
 def _from_cache(calibrator: Calibrator, names: list[str]) -> Ranges | None:

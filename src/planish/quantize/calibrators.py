@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from planish.quantize.scheme import Ranges
 
 Batch = Any  # array, sequence of arrays in the order of the model's inputs, or dict by input name
+CACHE = "calibration cache"  # in messages
 Batches = Iterable[Batch] | Callable[[], Iterable[Batch]]
 
 
@@ -107,7 +108,7 @@ class Calibrator(ABC):
     def write_calibration_cache(self, cache: bytes) -> None:
         """Keep the contents of a calibration cache: in the file `cache`, if there is one."""
         if self.cache is not None:
-            write_bytes(self.cache, cache, "calibration cache")
+            write_bytes(self.cache, cache, CACHE)
 
     def batches(self, names: Sequence[str]) -> Iterator[Batch]:
         """Yield the batches, from the first one on where the data allows to begin again."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from planish.errors import ConfigError
@@ -12,7 +13,7 @@ from planish.errors import ConfigError
 
 def write_bytes(path: Path, contents: bytes, what: str) -> None:
     """Write a file that appears under its name only when it is whole; ConfigError if it cannot."""
-    try:
+    with _explained(path, what):
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -22,6 +23,21 @@ def write_bytes(path: Path, contents: bytes, what: str) -> None:
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
+
+
+def check_place(path: Path, what: str) -> None:
+    """Raise ConfigError unless a file can be written at `path`; leave nothing behind."""
+    with _explained(path, what):
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:100]}."):
+            return
+
+
+@contextmanager
+def _explained(path: Path, what: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ConfigError(
             f"cannot write the {what}: {error.strerror or error}",
