@@ -7,7 +7,6 @@ inference takes a context (arena, scratch, pointers) from a pool, or makes one.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import os
 import threading
@@ -25,26 +24,25 @@ from planish.engine.compatibility import check_machine
 from planish.engine.parts import DeviceCode, EngineParts
 from planish.engine.reader import IN_MEMORY, read_engine
 from planish.engine.writer import engine_bytes, write_engine
-from planish.errors import CompatibilityError, InputError, PlanError
-from planish.ir.dtypes import STRING, dtype_by_name
+from planish.errors import CompatibilityError, InputError
+from planish.ir.dtypes import dtype_by_name
 from planish.ir.shape import evaluate
 from planish.plan.plan import MemoryReport, Plan, TensorInfo
 from planish.report import BuildReport
+from planish.runtime.arguments import Allocate, Arguments, Call
 from planish.runtime.cpu import usable_features
 from planish.runtime.cuda.arrays import DeviceArray
 from planish.runtime.executors import Context, PlanExecutor, executor_of
-from planish.runtime.finite import first_not_finite, may_overflow, warn_of
+from planish.runtime.finite import may_overflow
 from planish.runtime.pending import Pending
 from planish.runtime.profiler import Profile, summarize
-from planish.runtime.shapes import BoundShapes, ShapeResolver
+from planish.runtime.shapes import BoundShapes
 
 Array = np.ndarray[Any, Any]
 Rebuild = Callable[[EngineParts], EngineParts]
-Allocate = Callable[[int, tuple[int, ...]], Array]
 
 _MAX_IDLE = 16  # contexts kept for later inferences
 _MAX_BUSY = 8  # inferences under way that nobody waits for yet
-_MAX_SHAPES = 256  # sets of input shapes remembered
 
 
 class Engine:
@@ -70,23 +68,16 @@ class Engine:
         built_for = parts.kernels.threads if parts.kernels else 1
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}, expected at least 1", where="Engine")
-        plan = parts.plan
         self._parts = parts
         self._threads = min(threads or built_for, 1024)
         self._lock = threading.Lock()
         self._made_executor: PlanExecutor | None = None
+        self._arguments = Arguments(parts.plan, may_overflow(parts.report))
         if not isinstance(parts.kernels, DeviceCode):
             self.prepare()
-        self._resolver = ShapeResolver(plan)
-        self._bound: dict[tuple[tuple[int, ...], ...], BoundShapes] = {}
         self._idle: deque[Context] = deque(maxlen=_MAX_IDLE)
         self._last: _Repeat | None = None
         self._pending: deque[weakref.ref[Pending]] = deque()
-        self._input_names = tuple(info.name for info in plan.inputs)
-        self._output_names = tuple(info.name for info in plan.outputs)
-        self._input_types = tuple(dtype_by_name(info.dtype).numpy for info in plan.inputs)
-        self._output_types = tuple(dtype_by_name(info.dtype).numpy for info in plan.outputs)
-        self._may_overflow = may_overflow(parts.report)
 
     # -- what it is ------------------------------------------------------------------------------
 
@@ -151,7 +142,15 @@ class Engine:
         """Make sure that this machine can run the engine; raise CompatibilityError if not."""
         with self._lock:
             if self._made_executor is None:
-                self._made_executor = executor_of(self._parts, self._threads)
+                made = executor_of(self._parts, self._threads)
+                self._made_executor = self._arguments.executor = made
+
+    @property
+    def _ready(self) -> Arguments:
+        """What takes and makes arrays, once there is an executor."""
+        if self._made_executor is None:
+            self.prepare()
+        return self._arguments
 
     @property
     def _executor(self) -> PlanExecutor:
@@ -195,8 +194,9 @@ class Engine:
             repeated = self._repeat(inputs)
             if repeated is not None:
                 return repeated
-        call = self._call(self._ordered(inputs), outputs, None)
-        return dict(zip(self._output_names, self._run(call, context), strict=True))
+        arguments = self._ready
+        call = arguments.call(arguments.ordered(inputs), outputs, None)
+        return dict(zip(arguments.output_names, self._run(call, context), strict=True))
 
     def run_async(
         self,
@@ -223,7 +223,8 @@ class Engine:
             Its `result`, or ``await``, waits and gives what `run` gives.
         """
         handle = self._executor.stream_of(stream)
-        call = self._call(self._ordered(inputs), outputs, handle)
+        arguments = self._ready
+        call = arguments.call(arguments.ordered(inputs), outputs, handle)
         self._limit_pending()
         mine = self._acquire(handle)
         mine.bind(call.bound)
@@ -233,9 +234,9 @@ class Engine:
         def finish() -> dict[str, Any]:
             if waits:
                 self._idle.append(mine)
-            return dict(zip(self._output_names, self._finished(call), strict=True))
+            return dict(zip(arguments.output_names, arguments.finished(call), strict=True))
 
-        pending = Pending(ticket, finish, self._on_device(call))
+        pending = Pending(ticket, finish, arguments.on_device(call))
         if waits:
             self._pending.append(weakref.ref(pending))
         else:
@@ -244,18 +245,16 @@ class Engine:
 
     def __call__(self, *inputs: Any) -> Array | tuple[Array, ...]:
         """Run one inference on arrays in the order of `inputs`; return the only output, or all."""
-        if len(inputs) != len(self._input_names):
-            raise self._wrong_count(inputs)
-        arrays = [self._take(index, array) for index, array in enumerate(inputs)]
-        results = self._run(self._call(arrays, None, None), None)
+        arguments = self._ready
+        results = self._run(arguments.call(arguments.positional(inputs), None, None), None)
         return results[0] if len(results) == 1 else tuple(results)
 
     def accepts(self, shapes: Sequence[tuple[int, ...]]) -> bool:
         """Return whether inputs of these shapes, in the order of `inputs`, can be run."""
-        if len(shapes) != len(self._input_names):
+        if len(shapes) != len(self._arguments.input_names):
             return False
         try:
-            self._bind_shapes(tuple(map(tuple, shapes)))
+            self._arguments.bind(tuple(map(tuple, shapes)))
         except InputError:
             return False
         return True
@@ -281,12 +280,10 @@ class Engine:
         InputError
             When the number of arrays, a dtype or a shape is wrong.
         """
-        if len(inputs) != len(self._input_names):
-            raise self._wrong_count(inputs)
-        arrays = [self._take(index, array) for index, array in enumerate(inputs)]
-        call = self._call(arrays, None, None)
+        arguments = self._ready
+        call = arguments.call(arguments.positional(inputs), None, None)
         if allocate is not None:
-            call.results = self._allocated_outputs(call.bound, allocate)
+            call.results = arguments.allocated(call.bound, allocate)
         return self._run(call, None)
 
     def create_context(self) -> Context:
@@ -316,18 +313,17 @@ class Engine:
             Inferences to measure, after a few that warm up.
         """
         given = self.example_inputs() if inputs is None else inputs
-        if set(given) != set(self._input_names):
-            raise self._wrong_names(given)
-        arrays = [self._take(i, given[name]) for i, name in enumerate(self._input_names)]
+        arguments = self._ready
+        arrays = arguments.ordered(given)
         context = self._acquire(None)
         context.wait()
-        bound = self._call(arrays, None, None).bound
+        bound = arguments.call(arrays, None, None).bound
         steps = self._parts.plan.steps
         times = np.zeros((max(runs, 1), max(len(steps), 1)), dtype=np.uint64)
         warm_up = np.zeros(max(len(steps), 1), dtype=np.uint64)
         totals = []
         for run in range(-8, len(times)):
-            results = self._call(arrays, None, None).results
+            results = arguments.call(arrays, None, None).results
             context.bind(bound)
             start = time.perf_counter_ns()
             self._executor.run_timed(context, arrays, results, warm_up if run < 0 else times[run])
@@ -336,18 +332,6 @@ class Engine:
         self._idle.append(context)
         names = [(step.name, step.layers) for step in steps]
         return summarize(names, times.tolist(), totals, self._threads)
-
-    def _call(
-        self, arrays: list[Any], given: Mapping[str, Any] | None, stream: int | None
-    ) -> _Call:
-        """Return an inference on arrays that were taken, with arrays for its outputs."""
-        bound = self._bind_shapes(tuple([array.shape for array in arrays]))
-        on_device = DeviceArray in map(type, arrays)
-        results = self._fresh_outputs(bound, on_device, stream)
-        call = _Call(arrays, bound, results, given or {}, on_device)
-        if given:
-            self._give_outputs(call)
-        return call
 
     def _repeat(self, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
         """Run an inference on arrays on the device like those of the one before.
@@ -370,12 +354,12 @@ class Engine:
             arrays.append(array)
         context = self._acquire(None)
         context.bind(last.bound)
-        results = self._executor.empty(last.bound.outputs, self._output_types, None)
+        results = self._executor.empty(last.bound.outputs, self._arguments.output_types, None)
         self._executor.run(context, arrays, results)
         self._idle.append(context)
-        return dict(zip(self._output_names, results, strict=True))
+        return dict(zip(self._arguments.output_names, results, strict=True))
 
-    def _run(self, call: _Call, context: Context | None) -> list[Any]:
+    def _run(self, call: Call, context: Context | None) -> list[Any]:
         if context is None:
             mine = self._acquire(None)
         else:
@@ -388,9 +372,9 @@ class Engine:
             self._idle.append(mine)
         if all(type(array) is DeviceArray for array in (*call.arrays, *call.results)):
             shapes = [(array.shape, array.dtype) for array in call.arrays]
-            names = zip(self._input_names, shapes, strict=True)
+            names = zip(self._arguments.input_names, shapes, strict=True)
             self._last = _Repeat(tuple((name, *facts) for name, facts in names), call.bound)
-        return self._finished(call)
+        return self._arguments.finished(call)
 
     def _limit_pending(self) -> None:
         """Finish the oldest inferences that hold contexts until few enough are left."""
@@ -417,186 +401,6 @@ class Engine:
                 return context
         return self._executor.create_context()
 
-    # -- inputs ----------------------------------------------------------------------------------
-
-    def _ordered(self, inputs: Mapping[str, Any]) -> list[Any]:
-        """Return the inputs in the plan's order, taken."""
-        if len(inputs) != len(self._input_names):
-            raise self._wrong_names(inputs)
-        arrays = []
-        for index, name in enumerate(self._input_names):
-            if name not in inputs:
-                raise self._wrong_names(inputs)
-            arrays.append(self._take(index, inputs[name]))
-        return arrays
-
-    def _take(self, index: int, given: Any) -> Any:
-        """Return an input as a C-contiguous, aligned array of the right dtype."""
-        array = given if type(given) is np.ndarray else self._as_array(index, given)
-        expected = self._input_types[index]
-        if array.dtype != expected:
-            return self._take_text(index, array)
-        if type(array) is DeviceArray:
-            return array
-        if array.flags.c_contiguous and array.flags.aligned:
-            return array
-        return np.array(array, order="C")
-
-    def _as_array(self, index: int, given: Any) -> Any:
-        if isinstance(given, np.ndarray):
-            return np.asarray(given)
-        taken = self._executor.take(given, f"input {self._input_names[index]!r}")
-        if taken is not None:
-            return taken
-        if not hasattr(given, "__dlpack__"):
-            return np.asarray(given)
-        try:
-            return np.from_dlpack(given)
-        except (BufferError, RuntimeError, TypeError) as error:
-            raise InputError(
-                f"input {self._input_names[index]!r} cannot be taken through DLPack: {error}",
-                where=f"an array of type {type(given).__name__}",
-                fix="give a CPU tensor without gradient, or a numpy array",
-            ) from error
-
-    def _take_text(self, index: int, array: Array) -> Array:
-        """Take an array of strings where strings are expected; anything else is refused."""
-        info = self.inputs[index]
-        if info.dtype == STRING.name and array.dtype.kind in "US":
-            return array.astype(object)
-        wanted = self._input_types[index].name
-        got = array.dtype.name if array.dtype.isnative else f"{array.dtype} (swapped bytes)"
-        raise InputError(
-            f"input {info.name!r} has dtype {got}, expected {wanted}",
-            where=f"engine input {index}",
-            fix=f'array.astype("{wanted}")'
-            + (" (import ml_dtypes first)" if wanted.startswith(("bfloat", "float8")) else ""),
-        )
-
-    def _wrong_count(self, inputs: Sequence[Any]) -> InputError:
-        return InputError(
-            f"got {len(inputs)} array(s), expected {len(self._input_names)}",
-            where=f"inputs {', '.join(self._input_names)}",
-            fix="give one array for each input in this order, or use engine.run({name: array})",
-        )
-
-    def _wrong_names(self, inputs: Mapping[str, Any]) -> InputError:
-        missing = [name for name in self._input_names if name not in inputs]
-        unknown = [name for name in inputs if name not in self._input_names]
-        texts = [f"missing: {', '.join(missing)}"] if missing else []
-        for name in unknown:
-            near = difflib.get_close_matches(str(name), missing or self._input_names, n=1)
-            texts.append(f"unknown: {name}" + (f" (did you mean {near[0]}?)" if near else ""))
-        return InputError(
-            f"the inputs do not fit the engine; {'; '.join(texts)}",
-            where=f"engine inputs: {', '.join(self._input_names) or 'none'}",
-            fix="give engine.run({name: array}) exactly these names",
-        )
-
-    def _bind_shapes(self, shapes: tuple[tuple[int, ...], ...]) -> BoundShapes:
-        bound = self._bound.get(shapes)
-        if bound is not None:
-            return bound
-        bound = self._resolver.bind(shapes)
-        if len(self._bound) >= _MAX_SHAPES:
-            self._bound.clear()
-        self._bound[shapes] = bound
-        return bound
-
-    # -- outputs ---------------------------------------------------------------------------------
-
-    def _fresh_outputs(
-        self, bound: BoundShapes, on_device: bool, stream: int | None
-    ) -> list[Any | None]:
-        if on_device:
-            return self._executor.empty(bound.outputs, self._output_types, stream)
-        return [
-            None if shape is None or dtype.hasobject else np.empty(shape, dtype)
-            for shape, dtype in zip(bound.outputs, self._output_types, strict=True)
-        ]
-
-    def _allocated_outputs(self, bound: BoundShapes, allocate: Allocate) -> list[Array | None]:
-        results: list[Array | None] = []
-        for index, (shape, dtype) in enumerate(zip(bound.outputs, self._output_types, strict=True)):
-            if shape is None or dtype.hasobject:
-                results.append(None)
-                continue
-            array = allocate(index, shape)
-            if array.shape != shape or array.dtype != dtype or not array.flags.carray:
-                raise self._wrong_output(self._output_names[index], array, shape, dtype)
-            results.append(array)
-        return results
-
-    def _give_outputs(self, call: _Call) -> None:
-        """Put the caller's arrays where results are written."""
-        unknown = [name for name in call.given if name not in self._output_names]
-        if unknown:
-            raise InputError(
-                f"unknown output: {', '.join(unknown)}",
-                where=f"engine outputs: {', '.join(self._output_names)}",
-            )
-        for index, name in enumerate(self._output_names):
-            if name not in call.given or call.results[index] is None:
-                continue
-            shape, dtype = call.bound.outputs[index], self._output_types[index]
-            array = call.given[name]
-            if not isinstance(array, np.ndarray):
-                taken = self._executor.take(array, f"the array for output {name!r}")
-                array = np.asarray(array) if taken is None else taken
-            writable = isinstance(array, DeviceArray) or array.flags.carray
-            if array.shape != shape or array.dtype != dtype or not writable:
-                raise self._wrong_output(name, array, shape, dtype)
-            call.results[index] = array
-
-    def _wrong_output(
-        self, name: str, array: Any, shape: tuple[int, ...] | None, dtype: np.dtype[Any]
-    ) -> InputError:
-        return InputError(
-            f"the array for output {name!r} is {array.dtype.name}{list(array.shape)}, "
-            f"expected a writable C-contiguous {dtype.name}{list(shape or ())}",
-            fix=f"numpy.empty({shape}, dtype={dtype.name!r})",
-        )
-
-    def _on_device(self, call: _Call) -> dict[str, Any]:
-        """Return the outputs on a device, as the caller shall see them."""
-        return {
-            name: call.given.get(name, result)
-            for name, result in zip(self._output_names, call.results, strict=True)
-            if isinstance(result, DeviceArray)
-        }
-
-    def _finished(self, call: _Call) -> list[Any]:
-        finished: list[Any] = []
-        for name, result in zip(self._output_names, call.results, strict=True):
-            if result is None:
-                raise PlanError(f"no step wrote output {name!r}")
-            target = call.given.get(name)
-            if isinstance(result, DeviceArray):
-                finished.append(result if target is None else target)
-                continue
-            if target is not None and target is not result:  # the shape was not known before
-                self._copy_result(name, target, result)
-                result = target
-            elif target is None and call.on_device and not result.dtype.hasobject:
-                result = DeviceArray.of(result)
-            finished.append(result)
-        if self._may_overflow:
-            name = first_not_finite(self._output_names, finished)
-            if name:
-                self._may_overflow = False
-                warn_of(name)
-        return finished
-
-    def _copy_result(self, name: str, target: Any, result: Array) -> None:
-        if not isinstance(target, np.ndarray):
-            raise InputError(
-                f"only the data decides the extents of output {name!r}",
-                fix="do not give an array on the GPU for it",
-            )
-        if target.shape != result.shape or target.dtype != result.dtype:
-            raise self._wrong_output(name, target, result.shape, result.dtype)
-        np.copyto(target, result)
-
 
 @dataclass(frozen=True)
 class _Repeat:
@@ -604,29 +408,6 @@ class _Repeat:
 
     inputs: tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...]
     bound: BoundShapes
-
-
-@dataclass
-class _Call:
-    """One inference: what comes in and out.
-
-    Attributes
-    ----------
-    arrays : list of array
-        The inputs, taken.
-    results : list of array or None
-        Where outputs are written; None where only the data decides the shape.
-    given : dict
-        The caller's arrays for outputs.
-    on_device : bool
-        Whether an input lies on a GPU, and so shall the outputs.
-    """
-
-    arrays: list[Any]
-    bound: BoundShapes
-    results: list[Any]
-    given: Mapping[str, Any]
-    on_device: bool
 
 
 def load(
