@@ -153,6 +153,8 @@ class _Grouping:
         for group in anchored:
             if is_quantized_product(group.anchor):
                 self._absorb(group, group.anchor.inputs[:2])
+                if self._gates:
+                    self._gate(group)
             elif is_compressed_product(group.anchor):
                 self._decode(group, group.anchor.inputs[1])
             elif group.kind in DEQUANTIZING:
@@ -217,7 +219,7 @@ class _Grouping:
         self._group[node] = group
 
     def _gate(self, group: _Group) -> None:
-        """Let a convolution do what is before it, a gate or a Cast, if nobody else reads that."""
+        """Let a convolution do what is before it, a gate or rounding, if nobody else reads it."""
         gate = gate_of(group.anchor)
         node = image_cast(group.anchor) if gate is None else gate[0]
         if node is not None and self._is_private(node):

@@ -59,7 +59,7 @@ def test_layers_run_in_eight_bits_on_kernels(
         for group in groups
         for operand in (*group.representative.inputs, *group.representative.outputs)
     ]
-    assert stored.count(small) >= 6  # what lies between its convolutions
+    assert stored.count(small) >= 4  # what lies between its convolutions
     # inputs and outputs of the model are float32; unsigned bytes are for CPUs
     assert set(stored) <= {small, others, "f32"}
 

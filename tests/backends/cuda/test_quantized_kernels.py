@@ -15,10 +15,11 @@ from planish.backends.cuda.codegen.compile import compile_kernels
 from planish.backends.cuda.device import detect
 from planish.backends.cuda.tactics.convolution import ImplicitProduct
 from planish.backends.cuda.tactics.depthwise import Depthwise
+from planish.backends.cuda.tactics.image_convolution import ImageConvolution
 from planish.backends.cuda.tactics.matmul import MatrixProduct
 from planish.backends.cuda.tactics.pool import Pool
 from planish.errors import CompileError
-from planish.ir.dtypes import F8E4M3, I8, U8, DType
+from planish.ir.dtypes import F8E4M3, F32, I8, U8, DType
 from planish.ir.graph import Graph, Value
 from planish.ir.layout import Layout
 from planish.ops.interpreter import run_graph
@@ -206,3 +207,35 @@ def _small_floats(kind: str, result: str) -> tuple[Region, list[np.ndarray]]:
     values = (*graph.inputs, *graph.outputs)
     region = make_region(graph, kind, {v.name: last for v in values if v.rank == len(last.order)})
     return region, [(random.standard_normal(shape) * 100).astype(F8E4M3.numpy)]
+
+
+@pytest.mark.parametrize("tactic", [ImageConvolution(), ImplicitProduct()], ids=["rows", "any"])
+def test_an_image_is_rounded_where_it_is_read(tactic: Tactic) -> None:
+    region, arrays = _image()
+    support = tactic.supports(region, TARGET)
+    assert support, support.reason
+    kernel = tactic.build(region, tactic.configs(region, TARGET)[0], TARGET)
+    assert isinstance(kernel, TritonKernel)
+    (result,) = interpret([(kernel, region, arrays, {})])
+    assert not isinstance(result, str), result
+    assert difference(result[0], run_graph(region.body, arrays)[0]) is None
+
+
+def _image() -> tuple[Region, list[np.ndarray]]:
+    """Return a first convolution that quantizes an image of float32 planes."""
+    random = np.random.default_rng(7)
+    graph = Graph("image")
+    x = graph.add_input("x", F32, (2, 3, 15, 18))
+    step, zero = graph.constant(np.array(0.02, np.float32)), graph.constant(np.array(0, np.int8))
+    data = add_node(graph, "QuantizeLinear", [x, step, zero])
+    data = add_node(graph, "DequantizeLinear", [data, step, zero])
+    w = graph.constant(random.integers(-127, 128, (20, 3, 5, 5)).astype(np.int8))
+    scales = graph.constant(random.uniform(1e-3, 2e-3, 20).astype(np.float32))
+    weights = add_node(graph, "DequantizeLinear", [w, scales], axis=0)
+    window = {"kernel_shape": (5, 5), "strides": (2, 2), "pads": (2, 2, 2, 2)}
+    y = add_node(graph, "Conv", [data, weights], **window)
+    result = graph.constant(np.array(0.03, np.float32))
+    graph.add_output(add_node(graph, "QuantizeLinear", [y, result, zero]))
+    last = Layout((0, 2, 3, 1), ((0, 0),) * 4)
+    region = make_region(graph, "Conv", {value.name: last for value in graph.outputs})
+    return region, [random.standard_normal((2, 3, 15, 18)).astype(np.float32)]

@@ -5,6 +5,7 @@
     i8                   i8                         i32
     u8                   i8: 128 less               i32
     f8e4m3               itself                     f32
+    f32 (an image)       i8, divided by its scale   i32
     i8, u8               f16: the zero point less   f32     weights that do not fit eight bits
 
 Tensor cores multiply signed bytes by signed bytes. A zero point, and the 128 that unsigned bytes
@@ -44,12 +45,15 @@ class ProductElement:
         What to take off every element of the data, where that is known.
     padding : str
         What stands for a real zero in memory, as Triton text.
+    scale : float or None
+        What data that are float32 in memory are divided by, to be bytes.
     """
 
     stored: DType
     multiplied: DType
     zero: int = 0
     padding: str = "0"
+    scale: float | None = None
 
     @property
     def sums(self) -> str:
@@ -65,6 +69,8 @@ class ProductElement:
         """Return the statements that make a loaded tile of data ready to be multiplied."""
         if self.stored is self.multiplied:
             return []
+        if self.scale is not None:
+            return [f"{name} = planish_i8({name} * {1.0 / self.scale!r})"]
         if self.multiplied is I8:
             return [f"{name} = ({name} ^ 128).to(tl.int8, bitcast=True)"]
         number = f"{name}.to({compute_type(self.stored)})"

@@ -11,7 +11,7 @@ Large batches are bound by memory, batch 1 by latency and by too few tiles: K is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -29,9 +29,11 @@ from planish.backends.cuda.codegen.tile_choice import tile_configs
 from planish.backends.cuda.codegen.triton_types import ELEMENTS, compute_type
 from planish.ir.dtypes import BF16, F16, F32
 from planish.ir.graph import Node, Value
+from planish.ir.rewrite import scalar_of
 from planish.ir.shape import Dim, product
 from planish.ops.convolution import Window, window_of
 from planish.passes.gates import gate_of
+from planish.passes.images import is_lowering
 from planish.tactics.integer_form import integer_form
 from planish.tactics.tactic import YES, Config, Region, Support, Tactic, TritonKernel, no
 from planish.tactics.target import Target
@@ -72,13 +74,14 @@ def read_convolution(region: Region) -> Convolution | str:
     bias = anchor.input(2)
     if bias is not None and bias.constant is None:
         return "the bias is not a constant"
-    source, gate = data, None
+    source, gate, scale = data, None, None
     gated = gate_of(anchor) if lowered is None else None
     if gated is not None:
         _, source, gate = gated
     while source.producer is not None:
-        if source.producer.op != "Cast":
+        if source.producer.op != "Cast" and not is_lowering(source.producer):
             return f"{source.producer.op} is fused before it"
+        scale = scalar_of(source.producer.input(1))
         source = source.producer.present_inputs[0]
     window = window_of(anchor)
     if window.padding.static is None or window.ceil_mode:
@@ -92,6 +95,8 @@ def read_convolution(region: Region) -> Convolution | str:
     element, weights = ProductElement(source.dtype, data.dtype), weight.array
     if lowered is not None:
         element, weights = integer_element(region, lowered)
+        if scale is not None:
+            element = replace(element, stored=source.dtype, scale=scale)
     return Convolution(
         lowered or region, element, anchor, source, weights, window, group, channels,
         outputs // group, gate,

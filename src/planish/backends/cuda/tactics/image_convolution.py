@@ -20,6 +20,7 @@ from planish.backends.cuda.tactics.convolution import (
     ConvolutionWriter,
     read_convolution,
 )
+from planish.ir.dtypes import I8
 from planish.passes.images import MOST_CHANNELS
 from planish.tactics.tactic import YES, Config, Region, Support, Tactic, TritonKernel, no
 from planish.tactics.target import Target
@@ -143,7 +144,7 @@ class _Writer(ConvolutionWriter):
     def _trimmed(self) -> list[str]:
         """Return the statement that drops what only padded columns read: it may be infinite."""
         reach = self.found.window.kernel[1]
-        if self.columns == reach:
+        if self.columns == reach or self.element.multiplied is I8:
             return []
         real = f"((j >= {self.shift}) & (j < {self.shift + reach}))[None, :]"
         return [f"a = tl.where({real}, a, 0)"]
