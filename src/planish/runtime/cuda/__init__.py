@@ -1,1 +1,1 @@
-"""Running engines on NVIDIA GPUs with the driver alone (cuda-bindings)."""
+"""Running engines on NVIDIA GPUs with nothing but the driver."""
