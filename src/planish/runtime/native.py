@@ -16,7 +16,7 @@ from typing import Any
 
 from planish.errors import CompatibilityError
 
-ABI = 1
+ABI = 2
 
 
 class Call(ctypes.Structure):

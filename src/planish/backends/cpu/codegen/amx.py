@@ -331,7 +331,7 @@ class _Printer:
         batch = [(f"i{i}", axis.extent) for i, axis in outer if not axis.own_weights]
         blocks = ("rows_item", ceildiv(self.lines.blocks(self.blocking.rows), self.item_blocks))
         panels = ("columns_item", ceildiv(self.columns.panels, self.item_panels))
-        if self.blocking.order == "n":
+        if self.blocking.order == "n" and any(extent != 1 for _, extent in batch):
             return [*groups, panels, *batch, blocks]
         return [*groups, *batch, blocks, panels]
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from planish.backends.cpu.codegen.amx_plan import (
     LANES,
+    TILE_ROWS,
     AmxBlocking,
     Lines,
     Registers,
@@ -38,6 +39,7 @@ SCATTERED = 1.5  # what results cost more where each panel writes pieces of a pl
 BLOCK_CYCLES = 50.0  # call, zeroing, storing, filling and draining the pipeline
 VECTOR_CYCLES = 3.0  # finishing 16 columns of a row
 BYTES_CYCLES = 4.5  # the same where sums are scaled, rounded and saturated
+FOREIGN = 4.0  # what a byte from another core's cache costs, against one of weights
 ITEM_CYCLES = 10_000.0  # items shorter than this are not worth handing out
 
 
@@ -232,6 +234,20 @@ class _Model:
         fitting = [n for n in range(wanted, self.steps.count) if self.steps.count % n == 0]
         return fitting[0] if fitting and fitting[0] <= 3 * wanted else 0
 
+    def shares_rows(self, guess: _Guess, blocks: int) -> bool:
+        """Whether threads take rows of their own, not columns.
+
+        They then find what they read where the same rows of the step before were written, in their
+        own cache, but every thread reads all weights.
+        """
+        threads = self.target.threads
+        if threads == 1 or 1.2 * blocks < threads * -(-blocks // threads):
+            return False
+        height = guess.lines.rows or TILE_ROWS
+        rows = blocks * guess.blocking.rows * height
+        plane = rows * self.total_steps * self.step_bytes // self.overlap
+        return FOREIGN * plane > self.weight_bytes(guess.columns)
+
     # -- items -----------------------------------------------------------------------------------
 
     def spread(self, guess: _Guess) -> AmxBlocking:
@@ -245,6 +261,8 @@ class _Model:
         block, panels = blocks, columns.panels if blocking.order == "m" else 1
         if blocking.depth:
             block = min(blocks, 32)
+        if blocking.order == "n" and images == 1 and self.shares_rows(guess, blocks):
+            block = -(-blocks // self.target.threads)
         each = guess.cycles / (blocks * columns.panels)
         wanted = 1 if self.target.threads == 1 else self.target.threads * 4
         for _ in range(24):

@@ -4,10 +4,13 @@
  * into chunks that threads claim one by one; a thread that sleeps or lost its core claims
  * nothing, so nobody waits for it. The caller takes part and waits only for claimed chunks.
  *
- * `ticket` packs (sequence number | workers allowed | chunks | next chunk) into one word, and a
+ * `ticket` packs (sequence number | workers allowed | chunks | chunks taken) into one word, and a
  * claim is a compare-and-swap of that word: it succeeds only for the job that was looked at. From
  * a successful claim until the thread adds it to `finished` that job cannot end, so what `job`
  * and `argument` hold is stable.
+ *
+ * Every thread has chunks of its own, the same part of every step: what a step reads is then mostly
+ * in the cache of the thread that wrote it. Chunks of others are taken when none of these is left.
  */
 #include <errno.h>
 #include <limits.h>
@@ -48,7 +51,8 @@ typedef struct planish_pool {
 #define PLANISH_SEQUENCE(t) ((t) >> 40)
 #define PLANISH_ALLOWED(t) ((int64_t)((t) >> 28 & 0xfff))
 #define PLANISH_CHUNKS(t) ((int64_t)((t) >> 14 & 0x3fff))
-#define PLANISH_NEXT(t) ((int64_t)((t) & 0x3fff))
+#define PLANISH_TAKEN(t) ((int64_t)((t) & 0x3fff))
+#define PLANISH_MASKED 14   /* up to so many chunks, one bit each says which are taken */
 
 static inline void planish_pause(void)
 {
@@ -87,16 +91,36 @@ static int planish_permit(void)
 
 /* ---- pool ------------------------------------------------------------------------------------ */
 
+/* Return a chunk for `thread`, its own ones first, or -1 when there is none. Chunks are numbered
+ * round by round: chunk c belongs to thread c modulo the threads. Many chunks are handed out in
+ * this order, `taken` being how many were. */
+static int64_t planish_pick(uint64_t ticket, int64_t thread)
+{
+    const int64_t chunks = PLANISH_CHUNKS(ticket), taken = PLANISH_TAKEN(ticket);
+    const int64_t threads = PLANISH_ALLOWED(ticket) + 1;
+    if (thread >= threads) return -1;
+    if (chunks > PLANISH_MASKED) return taken < chunks ? taken : -1;
+    const uint32_t left = ~(uint32_t)taken & ((1u << chunks) - 1u);
+    for (int64_t own = thread; own < chunks; own += threads)
+        if (left >> own & 1u) return own;
+    return left ? 31 - __builtin_clz(left) : -1;
+}
+
+static uint64_t planish_claimed(uint64_t ticket, int64_t chunk)
+{
+    return PLANISH_CHUNKS(ticket) > PLANISH_MASKED ? ticket + 1 : ticket | 1ull << chunk;
+}
+
 /* Run chunks of the current job until none is left; return how many. */
 static int64_t planish_work(planish_pool *pool, int64_t thread)
 {
-    int64_t done = 0;
+    int64_t done = 0, chunk;
     uint64_t ticket = __atomic_load_n(&pool->ticket, __ATOMIC_ACQUIRE);
-    while (PLANISH_NEXT(ticket) < PLANISH_CHUNKS(ticket) && thread <= PLANISH_ALLOWED(ticket)) {
-        if (!__atomic_compare_exchange_n(&pool->ticket, &ticket, ticket + 1, 0, __ATOMIC_ACQ_REL,
-                                         __ATOMIC_ACQUIRE))
+    while ((chunk = planish_pick(ticket, thread)) >= 0) {
+        if (!__atomic_compare_exchange_n(&pool->ticket, &ticket, planish_claimed(ticket, chunk), 0,
+                                         __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
             continue;
-        pool->job(pool->argument, PLANISH_NEXT(ticket), PLANISH_CHUNKS(ticket), thread);
+        pool->job(pool->argument, chunk, PLANISH_CHUNKS(ticket), thread);
         done++;
         ticket = __atomic_load_n(&pool->ticket, __ATOMIC_ACQUIRE);
     }
@@ -105,8 +129,7 @@ static int64_t planish_work(planish_pool *pool, int64_t thread)
 
 static int planish_has_work(planish_pool *pool, int64_t thread)
 {
-    const uint64_t ticket = __atomic_load_n(&pool->ticket, __ATOMIC_SEQ_CST);
-    return PLANISH_NEXT(ticket) < PLANISH_CHUNKS(ticket) && thread <= PLANISH_ALLOWED(ticket);
+    return planish_pick(__atomic_load_n(&pool->ticket, __ATOMIC_SEQ_CST), thread) >= 0;
 }
 
 static void planish_sleep(planish_worker *worker)
@@ -239,29 +262,35 @@ typedef struct planish_work_item {
     int64_t items, threads;
 } planish_work_item;
 
-/* Few items: one a chunk. Many: three rounds of one chunk a thread with 5/8, 2/8 and 1/8 of the
- * items, so that chunks are few and large and the last ones still even out the threads' speeds. */
+/* A thread's own items are an even share of all, one after the other. Few items: one a chunk. Many:
+ * three chunks a thread with 5/8, 2/8 and 1/8 of its share, so that chunks are few and large and
+ * the last ones still even out the threads' speeds. */
 static int64_t planish_chunks(int64_t items, int64_t threads)
 {
-    return items <= 2 * threads ? items : 3 * threads;
+    const int64_t rounds = (items + threads - 1) / threads;
+    return threads * planish_min_i64(rounds, 3);
 }
 
-static int64_t planish_chunk_start(int64_t chunk, int64_t items, int64_t threads)
+/* Return the first item of part `part` of the share of `thread`; of part 3 (2 with few items) its
+ * end. */
+static int64_t planish_part_start(int64_t part, int64_t thread, int64_t items, int64_t threads)
 {
-    static const int64_t before[4] = {0, 5, 7, 8}, share[4] = {5, 2, 1, 0};
-    if (items <= 2 * threads) return chunk;
-    const int64_t round = chunk / threads, place = chunk % threads;
-    const int64_t eighths = before[round] * threads + share[round] * place;
-    return items / (8 * threads) * eighths + items % (8 * threads) * eighths / (8 * threads);
+    static const int64_t before[4] = {0, 5, 7, 8};
+    const int64_t low = items * thread / threads, size = items * (thread + 1) / threads - low;
+    if (items <= 2 * threads) return low + planish_min_i64(part, size);
+    return low + size * before[part] / 8;
 }
 
 static void planish_run_chunk(void *argument, int64_t chunk, int64_t chunks, int64_t thread)
 {
     const planish_work_item *work = argument;
+    const int64_t part = chunk / work->threads, share = chunk % work->threads;
+    const int64_t begin = planish_part_start(part, share, work->items, work->threads);
+    const int64_t end = planish_part_start(part + 1, share, work->items, work->threads);
     (void)chunks;
-    planish_do(work->call, work->step, planish_chunk_start(chunk, work->items, work->threads),
-               planish_chunk_start(chunk + 1, work->items, work->threads),
-               work->call->scratch + thread * planish_scratch_stride);
+    if (begin < end)
+        planish_do(work->call, work->step, begin, end,
+                   work->call->scratch + thread * planish_scratch_stride);
 }
 
 static void planish_run_together(const planish_call *c, const planish_step *step, int64_t items)

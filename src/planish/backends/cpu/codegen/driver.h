@@ -3,7 +3,7 @@
  * The structures here are read and written by planish/runtime/native.py: change both, and
  * PLANISH_ABI, together.
  */
-#define PLANISH_ABI 1
+#define PLANISH_ABI 2
 
 struct planish_pool;
 
