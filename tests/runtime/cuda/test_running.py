@@ -182,9 +182,9 @@ def test_asynchronous_on_the_device(engine: Engine) -> None:
 
     streams = [Stream() for _ in range(3)]
     given = [rows(4, seed) for seed in range(30)]
-    spellings = (lambda s: s.handle, Handle, Torch, lambda s: None)
+    spellings = (lambda s: s.handle, Handle, Torch, lambda s: None, lambda s: 0)
     pending = [
-        engine.run_async({"x": DeviceArray.of(x)}, stream=spellings[i % 4](streams[i % 3]))
+        engine.run_async({"x": DeviceArray.of(x)}, stream=spellings[i % 5](streams[i % 3]))
         for i, x in enumerate(given)
     ]
     for one, x in zip(pending, given, strict=True):

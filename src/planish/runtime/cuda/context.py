@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 ALIGNMENT = 256
+NO_STREAM = -1
 POINTER_ALIGNMENT = 16  # that kernels rely on
 CHUNK = 4 << 20  # bytes staged at once: the copy to the device overlaps that of the next chunk
 MAX_PROGRAMS = 64  # sets of shapes whose graphs a context keeps
@@ -71,7 +72,7 @@ class CudaContext:
         self._arena: DeviceMemory | None = None
         self._ready: Event | None = None
         self._kept: object = None
-        self._last_stream = 0
+        self._last_stream = NO_STREAM
 
     @property
     def is_busy(self) -> bool:
@@ -105,7 +106,7 @@ class CudaContext:
         stream may use the context before.
         """
         self._ready, self._kept = Event(timing=False), kept
-        self._last_stream = 0 if is_staged else stream
+        self._last_stream = NO_STREAM if is_staged else stream
         self._ready.record_on(stream)
         return self._ready
 

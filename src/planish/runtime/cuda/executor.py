@@ -239,19 +239,24 @@ class CudaTicket:
 def handle_of(stream: Any) -> int:
     """Return the handle of a stream: a number, or an object of another library.
 
+    The default stream has two handles, 0 and 1; the second is returned.
+
     Raises
     ------
     InputError
         When it is no stream.
     """
+    handle = None
     if isinstance(stream, int):
-        return stream
-    if hasattr(stream, "__cuda_stream__"):  # cuda.core's protocol: (version, handle)
+        handle = stream
+    elif hasattr(stream, "__cuda_stream__"):  # cuda.core's protocol: (version, handle)
         protocol = stream.__cuda_stream__
-        return int((protocol() if callable(protocol) else protocol)[1])
-    for name in ("cuda_stream", "ptr", "handle"):  # PyTorch; CuPy; this package
-        if hasattr(stream, name):
-            return int(getattr(stream, name))
+        handle = int((protocol() if callable(protocol) else protocol)[1])
+    else:
+        names = ("cuda_stream", "ptr", "handle")  # PyTorch; CuPy; this package
+        handle = next((int(getattr(stream, n)) for n in names if hasattr(stream, n)), None)
+    if handle is not None:
+        return handle or LEGACY_STREAM
     raise InputError(
         f"{type(stream).__name__} is no CUDA stream",
         where="stream",
