@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from planish.report_sensitivity import Sensitivity
     from planish.runtime.cuda.arrays import DeviceArray
     from planish.runtime.engine import Engine, load
+    from planish.runtime.finite import NonFiniteWarning
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,7 @@ _PUBLIC = {
     "LegacyCalibrator": "planish.quantize.calibrators",
     "MinMaxCalibrator": "planish.quantize.calibrators",
     "MseCalibrator": "planish.quantize.calibrators",
+    "NonFiniteWarning": "planish.runtime.finite",
     "Profile": "planish.config",
     "Progress": "planish.config",
     "Ranges": "planish.quantize.scheme",
@@ -60,6 +62,7 @@ __all__ = [
     "LegacyCalibrator",
     "MinMaxCalibrator",
     "MseCalibrator",
+    "NonFiniteWarning",
     "Profile",
     "Progress",
     "Ranges",
