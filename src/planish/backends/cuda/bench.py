@@ -45,7 +45,7 @@ class CudaBench:
     """Compiles and times trials on one GPU."""
 
     challengers = 8  # of a group, compiled and measured at once
-    shortlist = 16  # candidates of a group that are measured at most
+    shortlist = 12  # candidates of a group that are measured at most
 
     def __init__(self, target: Any, arch: int) -> None:
         self.target, self.arch = target, arch

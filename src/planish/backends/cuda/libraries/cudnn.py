@@ -89,7 +89,7 @@ def with_plan(given: Mapping[str, Any], rank: int) -> dict[str, Any]:
     found = plans(given, api.Handle(), rank + 1)
     if len(found) <= rank:
         raise DeviceError(f"cuDNN has {len(found)} plans for this convolution")
-    text = b"".join(found[rank].get(_PLAN_TEXT, api.TEXT, 1 << 20)).rstrip(b"\0").decode()
+    text = bytes(found[rank].get(_PLAN_TEXT, api.TEXT, 1 << 20)).rstrip(b"\0").decode()
     return {**given, "plan": text, "version": api.version()}
 
 

@@ -98,7 +98,7 @@ class Descriptor:
             call("cudnnBackendFinalize", self.pointer)
 
     def get(self, attribute: int, type_: int, most: int) -> list[Any]:
-        """Return up to `most` numbers, or the bytes of a text, one by one."""
+        """Return up to `most` numbers; of a text, its bytes as numbers."""
         array, count = (_MEMORY.get(type_, c_int) * most)(), c_int64()
         call(
             "cudnnBackendGetAttribute", self.pointer, attribute, type_, most, ctypes.byref(count),
