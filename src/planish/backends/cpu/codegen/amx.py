@@ -42,6 +42,10 @@ PRODUCTS = {
 }
 
 
+# bytes of weights that stay in L2 while an image passes: then one image is done after the other
+RESIDENT = 640 << 10
+
+
 @dataclass(frozen=True)
 class AmxSource:
     """A printed kernel: source, items, scratch bytes; how weights have to be packed."""
@@ -129,6 +133,12 @@ class _Printer:
     @property
     def total_steps(self) -> int:
         return self.block_steps * (self.hoisted[0] if self.hoisted else 1)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of one matrix of weights."""
+        depth = self.total_steps * self.steps.size * self.kind.dtype.itemsize
+        return depth * self.columns.padded
 
     @property
     def item_blocks(self) -> Dim:
@@ -331,7 +341,7 @@ class _Printer:
         batch = [(f"i{i}", axis.extent) for i, axis in outer if not axis.own_weights]
         blocks = ("rows_item", ceildiv(self.lines.blocks(self.blocking.rows), self.item_blocks))
         panels = ("columns_item", ceildiv(self.columns.panels, self.item_panels))
-        if self.blocking.order == "n" and any(extent != 1 for _, extent in batch):
+        if self.blocking.order == "n" and self.weight_bytes > RESIDENT:
             return [*groups, panels, *batch, blocks]
         return [*groups, *batch, blocks, panels]
 
