@@ -108,6 +108,7 @@ def test_streams_of_pytorch(engine: Engine, reference: Engine) -> None:
                 late = tensor * 1.0
                 pending = engine.run_async({name: late}, stream=stream)
                 doubled = torch.from_dlpack(pending.arrays[output]) * 2
+            stream.synchronize()
             np.testing.assert_array_equal(doubled.cpu().numpy(), expected * 2)
 
 
