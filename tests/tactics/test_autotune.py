@@ -44,6 +44,7 @@ class TableBench:
     measured: list[list[str]] = field(default_factory=list)
     challengers: int = CHALLENGERS
     shortlist: int = SHORTLIST
+    batch_bytes: int = 24 << 20
 
     def measure(self, trials: Sequence[Trial], rounds: int, timeout: float) -> list[Measured]:
         labels = [trial.candidate.label for trial in trials]

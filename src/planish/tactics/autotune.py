@@ -28,7 +28,6 @@ HOPELESS = 1.3  # a tactic whose measured best is this much slower gets no more 
 ROUNDS = 9
 MINIMUM_TIMEOUT = 10.0  # seconds for the compiler, when less is left of the budget
 BATCH_GROUPS = 24
-BATCH_BYTES = 24 << 20  # of a batch's weights; packed for every contender they take several times
 
 
 class Bench(Protocol):
@@ -40,10 +39,15 @@ class Bench(Protocol):
         Candidates of a group that are compiled and measured in one wave.
     shortlist : int
         Candidates of a group that are measured at most.
+    batch_bytes : int
+        Weights of the groups that are measured together. Every contender has its own copy, and all
+        of them pass through the caches between two runs of one: far more than a network has, and
+        what is measured is memory.
     """
 
     challengers: int
     shortlist: int
+    batch_bytes: int
 
     def measure(self, trials: Sequence[Trial], rounds: int, timeout: float) -> list[Measured]:
         """Return a measurement of each trial; compilers are stopped after `timeout` seconds.
@@ -84,7 +88,7 @@ class Tuner:
         planned = sum(len(candidates) for candidates in untried.values())
         while any(untried.values()):
             wave = [group for group in active if untried[group.key]]
-            for batch in _batches(wave):
+            for batch in _batches(wave, self.bench.batch_bytes):
                 if not self._has_time():
                     return
                 self._measure_batch(batch, untried)
@@ -165,14 +169,14 @@ def _hopeful(group: Group, candidates: Sequence[Candidate]) -> list[Candidate]:
     return [c for c in candidates if times.get(c.tactic.name, 0.0) <= limit]
 
 
-def _batches(groups: Sequence[Group]) -> list[list[Group]]:
+def _batches(groups: Sequence[Group], most_bytes: int) -> list[list[Group]]:
     """Return `groups` in lists of bounded number and weight."""
     batches: list[list[Group]] = [[]]
     size = 0
     for group in groups:
         constants = group.representative.body.constants()
         weights = sum(value.array.nbytes for value in constants)
-        if size + weights > BATCH_BYTES or len(batches[-1]) == BATCH_GROUPS:
+        if size + weights > most_bytes or len(batches[-1]) == BATCH_GROUPS:
             batches.append([])
             size = 0
         batches[-1].append(group)

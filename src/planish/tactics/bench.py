@@ -65,6 +65,7 @@ class NativeBench:
 
     challengers = 3
     shortlist = 8
+    batch_bytes = 6 << 20
 
     def __init__(self, target: Target, compile_plan: Compile) -> None:
         self.target = target

@@ -46,6 +46,7 @@ class CudaBench:
 
     challengers = 8  # of a group, compiled and measured at once
     shortlist = 12  # candidates of a group that are measured at most
+    batch_bytes = 24 << 20
 
     def __init__(self, target: Any, arch: int) -> None:
         self.target, self.arch = target, arch
