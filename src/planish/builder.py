@@ -36,6 +36,7 @@ from planish.tactics.select import choices_of, group_regions, kernels_of
 from planish.tactics.target import Target
 from planish.tactics.tune import tune
 
+RANKED = ("int8", "bf16", "fp16")  # precisions that `sensitivity` knows
 RANKED_SAMPLES = 8
 
 
@@ -202,8 +203,9 @@ def sensitivity(
     model
         As for `build`, in float32.
     config : BuildConfig
-        With "int8" as the precision. Its calibrator gives the scales; without one they come from
-        `batches`, by `EntropyCalibrator2`. The time budget ends the ranking early.
+        With "int8" as the precision: its calibrator gives the scales; without one they come from
+        `batches`, by `EntropyCalibrator2`. Or with "bf16" or "fp16". The time budget ends the
+        ranking early.
     batches : iterable, or function that returns one
         The data that layers are ranked on, as for a calibrator.
     samples : int
@@ -214,11 +216,12 @@ def sensitivity(
     PlanishError
         A subclass that says what is wrong, where, and how to fix it.
     """
-    if config.precision != "int8" or samples < 1:
+    if config.precision not in RANKED or samples < 1:
         raise ConfigError(
             f"cannot rank layers for precision={config.precision!r} on {samples} samples",
             where="planish.sensitivity",
-            fix='give BuildConfig(precision="int8") and at least one sample',
+            fix=f"give BuildConfig(precision=...) one of {', '.join(RANKED)}, and at least one "
+            "sample",
         )
     data = EntropyCalibrator2(batches)
     config = replace(config, calibrator=config.calibrator or data)

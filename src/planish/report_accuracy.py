@@ -24,7 +24,7 @@ class Trial:
     metric : float
         On the data of the budget.
     milliseconds : float
-        Of one inference on this machine, measured.
+        Of one inference on this machine: the fastest of some, run in turns with float32.
     accepted : bool
         Whether the metric is within the budget.
     """

@@ -40,7 +40,7 @@ def test_layers_are_ranked_printed_and_drawn(folder: Path) -> None:
 
 def test_wrong_options_end_with_a_message(folder: Path) -> None:
     wanted = ("debug", "precision", "m.onnx", "--data", "data.npz")
-    call(*wanted, "--precision", "bf16", code=2)
+    call(*wanted, "--precision", "fp32", code=2)
     call(*wanted, "--html", "missing/r.html", code=2)
     call(*wanted, "--calibrator", "best", code=2)
     call(*wanted, "--samples", "0", code=2)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -126,6 +127,24 @@ def test_the_whole_model_is_what_a_build_gives() -> None:
     assert found.whole.signal_to_noise == pytest.approx(expected, abs=0.1)
     assert found.whole.signal_to_noise < min(by_name(found).values())
     assert 0.99 < found.whole.cosine < 1
+
+
+def test_sixteen_bits_are_ranked_by_what_they_do_to_weights() -> None:
+    model = products(1.0)
+    data = [np.random.default_rng(1).standard_normal((8, 16)).astype(np.float32)]
+    found = planish.sensitivity(model, BuildConfig(precision="bf16", threads=1), data)
+    assert found.whole is None
+    assert "all of them" not in str(found) + found.to_html()
+    (want,) = small_models.expected(model, {"x": data[0]}).values()
+    for place, name in enumerate(("first", "second", "third")):
+        changed = products(1.0)
+        weight = changed.graph.initializer[place]
+        array = onnx.numpy_helper.to_array(weight)
+        rounded = array.astype(ml_dtypes.bfloat16).astype(np.float32)
+        weight.CopyFrom(onnx.numpy_helper.from_array(rounded, weight.name))
+        (got,) = small_models.expected(changed, {"x": data[0]}).values()
+        expected = 10 * math.log10(float((want**2).sum()) / float(((want - got) ** 2).sum()))
+        assert by_name(found)[name] == pytest.approx(expected, abs=0.1)
 
 
 def test_masked_elements_are_not_compared() -> None:

@@ -46,7 +46,9 @@ def register(app: typer.Typer) -> None:
 def precision_command(
     model: Annotated[Path, typer.Argument(help="The model, in float32.")],
     data: Data,
-    precision: Annotated[str, typer.Option(help="The lower precision: int8.")] = "int8",
+    precision: Annotated[
+        str, typer.Option(help="The lower precision: int8, bf16 or fp16.")
+    ] = "int8",
     calibrator: CalibratorName = "entropy2",
     preprocess: Preprocess = None,
     samples: Annotated[

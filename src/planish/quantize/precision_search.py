@@ -13,7 +13,6 @@ the search, it is the fastest accurate one so far.
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,8 +30,8 @@ from planish.runtime.engine import Engine
 
 FLOAT32 = "float32"
 REFINEMENTS = 6  # layers that are tried in the lower precision once more
-TIMING_SECONDS = 0.6  # of a trial, together with the float32 engine it is compared with
-FEWEST_RUNS, MOST_RUNS = 3, 25
+TIMING_SECONDS = 1.0  # of a trial, together with the float32 engine it is compared with
+FEWEST_RUNS, MOST_RUNS = 3, 200
 LONGER = 1.3  # a trial may take this much longer than the longest so far
 
 
@@ -126,7 +125,7 @@ class PrecisionSearch:
         engine = Engine(parts)
         metric = self.evaluation.of_float32(engine)
         self.budget.limit(metric)  # raises when nothing can reach it
-        milliseconds = statistics.median(self._times(engine))
+        milliseconds = min(self._times(engine))
         trial = Trial(FLOAT32, 0, metric, milliseconds, accepted=True)
         self.trials.append(trial)
         self._float32 = self._best = _Found(trial, parts, engine, "fp32", {})
@@ -287,11 +286,13 @@ class PrecisionSearch:
         self._best = tuned
 
     def _milliseconds(self, engine: Engine) -> float:
-        """Return the time of an inference, corrected by how fast float32 runs in between."""
+        """Return the time of an inference, corrected by how fast float32 runs in between.
+
+        Fastest runs are compared: those that other programs slowed down say nothing.
+        """
         others: list[float] = []
         times = self._times(engine, others)
-        drift = self._float32.trial.milliseconds / statistics.median(others)
-        return statistics.median(times) * drift
+        return min(times) * self._float32.trial.milliseconds / min(others)
 
     def _times(self, engine: Engine, others: list[float] | None = None) -> list[float]:
         """Return milliseconds of single inferences; those of float32 in turn go into `others`."""
