@@ -34,7 +34,7 @@ LARGEST_PIXEL = 255.0
 LARGEST_SURE = 65504.0  # intervals without an estimate say something up to here: float16's range
 POINTS = np.array([-3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0])  # of a normal one
 WEIGHTS = np.exp(-0.5 * POINTS**2) / np.exp(-0.5 * POINTS**2).sum()
-ENDLESS = 1e30  # stands for infinity where functions are evaluated
+ENDLESS = 1e30  # the largest finite point at which functions are evaluated
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def _convolution(node: Node, inputs: Sequence[Numbers]) -> list[Numbers]:
     weight, bias = node.present_inputs[1], node.input(2)
     if not weight.is_constant or (bias is not None and not bias.is_constant):
         return []
-    w = weight.array
+    w = weight.array.astype(np.float32, copy=False)
     groups = int(node.attributes["group"])
     if node.op == "ConvTranspose":  # at most all taps meet in one result
         grouped = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
@@ -205,12 +205,10 @@ def _matmul(node: Node, inputs: Sequence[Numbers]) -> list[Numbers]:
     if a.is_average:
         return [replace(b.merged(), axis=-1)]
     if right.is_constant and right.rank == 2 and node.output.shape is not None:
-        w = right.array
-        per = _channels(a, w.shape[0], left.rank - 1)
-        deviation = np.sqrt(np.square(w).T @ per[1] ** 2)
-        return [
-            _linear(a, w.T, np.zeros(w.shape[1]), w.T @ per[0], deviation, node.output.rank - 1)
-        ]
+        w = right.array.astype(np.float32, copy=False)
+        mean, deviation = _channels(a, w.shape[0], left.rank - 1).astype(np.float32)
+        spread = np.sqrt(np.square(deviation) @ np.square(w))
+        return [_linear(a, w.T, np.zeros(w.shape[1]), mean @ w, spread, node.output.rank - 1)]
     terms = left.known_shape[-1]
     if not isinstance(terms, int):
         return []
@@ -382,19 +380,16 @@ def _width(data: Value, axis: int) -> int | None:
 
 
 def _grid(x: Numbers) -> Array:
-    """Return points of an interval, its ends and zero among them."""
+    """Return points of an interval: its ends, infinite or not, and points of every size."""
     low, high = max(x.low, -ENDLESS), min(x.high, ENDLESS)
     decades = np.power(10.0, np.arange(-3, 31, 0.25))
     points = np.concatenate([-decades, [0.0], decades, np.linspace(low, high, 33)])
-    return np.unique(np.clip(points, low, high))
+    return np.unique([x.low, *np.clip(points, low, high), x.high])
 
 
 def _ends(results: Array) -> tuple[float, float]:
-    finite = results[~np.isnan(results)]
-    if not finite.size:
-        return -math.inf, math.inf
-    low, high = float(finite.min()), float(finite.max())
-    return (low if low > -ENDLESS else -math.inf), (high if high < ENDLESS else math.inf)
+    known = results[~np.isnan(results)]
+    return (float(known.min()), float(known.max())) if known.size else (-math.inf, math.inf)
 
 
 def _aligned(node: Node, inputs: Sequence[Numbers]) -> list[Numbers]:
