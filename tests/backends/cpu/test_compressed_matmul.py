@@ -142,3 +142,27 @@ def test_every_configuration_matches_the_reference(
             problem = mismatch(got, want, tolerance_of(BF16 if dtype == "bf16" else F32))
             failures += [] if problem is None else [f"{case.label}: {problem}"]
     assert not failures, f"{len(failures)} of {len(found)} differ:\n" + "\n".join(failures[:12])
+
+
+@pytest.mark.parametrize("digits", [False, True], ids=["floats", "digits"])
+def test_rows_keep_to_themselves(digits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NaN stays in its row; zeros, tiny and huge numbers come out as in float32."""
+    if not TARGET.has("avx2", "fma"):
+        pytest.skip("the CPU has no AVX2")
+    monkeypatch.setattr("planish.passes.compressed.SMALLEST", 1)
+    case = Product("rows", (6, 160), 40, I4, 32, epilogue="bias")
+    region, (x,), _ = region_of_product(case, "f32")
+    x[0, 7] = np.nan
+    x[1] = 0
+    x[2] *= np.float32(1e-20)
+    x[3] *= np.float32(1e20)
+    x[4, ::9] *= np.float32(1e4)
+    want = run_graph(region.body, [x])[0]
+    config = CompressedMatMul().configs(region, TARGET)[0]
+    kernel = CompressedMatMul().build(region, {**config, "few": 8, "digits": digits}, TARGET)
+    library = Library([kernel], TARGET.features)
+    (got,) = run_case(library, 0, Case("rows", region, kernel, [x]))
+    assert np.isnan(got[0]).all()
+    for row in range(1, 6):
+        problem = mismatch(got[row], want[row], tolerance_of(F32))
+        assert problem is None, f"row {row}: {problem}"
