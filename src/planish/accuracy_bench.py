@@ -45,6 +45,11 @@ class AccuracyBench:
     _doing: str = ""
     _started: float = field(default_factory=time.monotonic)
 
+    @property
+    def tunes(self) -> bool:
+        """Whether kernels are measured at all."""
+        return self.config.tune == "measure"
+
     def parts(
         self, precision: str, raised: Mapping[str, str], *, tune: bool, share: float = 1.0
     ) -> EngineParts:

@@ -34,6 +34,7 @@ class Model:
     blamed: Sequence[float] | None = None
     seconds: float = 1000.0
     cancel_at: int = 10**6
+    tunes: bool = True
     built: list[tuple[str, dict[str, str], bool]] = field(default_factory=list)
     rankings: list[str] = field(default_factory=list)
     doing: list[str] = field(default_factory=list)
@@ -178,6 +179,13 @@ def test_the_chosen_mix_is_tuned_at_the_end(search: Any) -> None:
     assert [tuned for _, _, tuned in model.built][:2] == [True, True]
     assert not any(tuned for _, _, tuned in model.built[2:-1])
     assert model.built[-1] == ("best", {"layer0": "bf16"}, True)
+
+
+def test_without_tuning_nothing_is_built_twice(search: Any) -> None:
+    model = Model([3.0, 0.1, 0.1], gain=[100] * 3, tunes=False)
+    search(model, 0.5)
+    mixes = [(precision, tuple(raised)) for precision, raised, _ in model.built]
+    assert len(set(mixes)) == len(mixes)
 
 
 def test_the_time_budget_ends_the_search(search: Any, monkeypatch: pytest.MonkeyPatch) -> None:

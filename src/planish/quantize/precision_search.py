@@ -33,10 +33,15 @@ REFINEMENTS = 6  # layers that are tried in the lower precision once more
 TIMING_SECONDS = 1.0  # of a trial, together with the float32 engine it is compared with
 FEWEST_RUNS, MOST_RUNS = 3, 200
 LONGER = 1.3  # a trial may take this much longer than the longest so far
+RANKING = 1.5  # times as long as a trial
 
 
 class Builds(Protocol):
     """What the search needs of the build."""
+
+    @property
+    def tunes(self) -> bool:
+        """Whether kernels are measured at all."""
 
     def parts(
         self, precision: str, raised: Mapping[str, str], *, tune: bool, share: float = 1.0
@@ -152,6 +157,8 @@ class PrecisionSearch:
 
     def _mix(self, precision: str, lower: str, higher: str, start: _Found) -> None:
         """Find the layers that have to run in `higher`, when `lower` everywhere is too little."""
+        if not self._has_time(LONGER * (1 + RANKING)):
+            return
         self.builds.progress("ranking layers")
         ranked = self._ranked(self.builds.ranking(lower), start)
         self._layers = len(ranked)
@@ -235,22 +242,26 @@ class PrecisionSearch:
         share: float = 1.0,
     ) -> _Found | None:
         """Build, evaluate and time one mix; None when there is no time left for it."""
-        if self.builds.seconds_left() < LONGER * self._longest:
-            self.notes.append(
-                "the time budget ended the search: a longer one may find a faster engine"
-            )
+        if not self._has_time(LONGER):
             return None
         self.builds.progress(name)
         started = time.monotonic()
         parts = self.builds.parts(precision, raised, tune=tune, share=share)
         found = self._evaluated(parts, precision, raised, self._unused(name), kept)
         found.is_tuned = tune
-        if not tune:
+        if not (tune and self.builds.tunes):  # tuning takes what time it is given
             self._longest = max(self._longest, time.monotonic() - started)
         self.trials.append(found.trial)
         if found.trial.accepted and found.trial.milliseconds < self._best.trial.milliseconds:
             self._best = found
         return found
+
+    def _has_time(self, trials: float) -> bool:
+        """Whether there is time for so many trials as long as the longest so far; say if not."""
+        if self.builds.seconds_left() >= trials * self._longest:
+            return True
+        self.notes.append("the time budget ended the search: a longer one may find a faster engine")
+        return False
 
     def _unused(self, name: str) -> str:
         taken = sum(
@@ -275,7 +286,9 @@ class PrecisionSearch:
     def _tune_chosen(self) -> None:
         """Build the chosen mix again with tuning, when it was tried without; keep the better."""
         best = self._best
-        if best.is_tuned or self.builds.seconds_left() < LONGER * self._longest:
+        if best.is_tuned or not self.builds.tunes:
+            return
+        if self.builds.seconds_left() < LONGER * self._longest:
             return
         self.builds.progress(f"tuning {best.trial.name}")
         parts = self.builds.parts(best.precision, best.raised, tune=True)
