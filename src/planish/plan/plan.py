@@ -182,3 +182,14 @@ class Plan:
     scratch_bytes: int = 0
     layers: Mapping[str, Any] = field(default_factory=dict)
     requirements: tuple[Requirement, ...] = ()
+
+    def loop_at(self, first: int, last: int, around: int) -> int | None:
+        """Return the loop that starts at step `first` directly inside loop `around` (-1: none).
+
+        It ends at step `last` at the latest.
+        """
+        for index, loop in enumerate(self.loops):
+            parent = -1 if loop.parent is None else loop.parent
+            if parent == around and loop.first == first and first < loop.last <= last:
+                return index
+        return None

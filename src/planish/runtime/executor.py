@@ -66,7 +66,7 @@ def _segments(plan: Plan, first: int, last: int, around: int) -> list[Segment]:
     segments: list[Segment] = []
     start = index = first
     while index < last:
-        loop = _loop_at(plan, index, last, around)
+        loop = plan.loop_at(index, last, around)
         end = index + 1 if loop is None else plan.loops[loop].last
         if not any(step.external is not None for step in plan.steps[index:end]):
             index = end
@@ -81,15 +81,6 @@ def _segments(plan: Plan, first: int, last: int, around: int) -> list[Segment]:
     if start < last:
         segments.append(NativeSegment(start, last, around))
     return segments
-
-
-def _loop_at(plan: Plan, first: int, last: int, around: int) -> int | None:
-    """Return the loop that starts at step `first` directly inside loop `around` (-1 for none)."""
-    for index, loop in enumerate(plan.loops):
-        parent = -1 if loop.parent is None else loop.parent
-        if parent == around and loop.first == first and first < loop.last <= last:
-            return index
-    return None
 
 
 class Executor:

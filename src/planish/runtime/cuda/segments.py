@@ -77,7 +77,7 @@ class _Cutter:
         """Yield the segments of steps [first, last) inside loop `around`, `known` being true."""
         start = index = first
         while index < last:
-            loop = _loop_at(self._plan, index, last, around)
+            loop = self._plan.loop_at(index, last, around)
             end = index + 1 if loop is None else self._plan.loops[loop].last
             if self._needs_nothing(index, end, loop, known):
                 index = end
@@ -105,7 +105,7 @@ class _Cutter:
         """Return the end of the steps and loops from `first` on that are all under `known`."""
         index = first
         while index < last:
-            loop = _loop_at(self._plan, index, last, around)
+            loop = self._plan.loop_at(index, last, around)
             if self._guard_at(index, loop)[: len(known)] != known:
                 break
             index = index + 1 if loop is None else self._plan.loops[loop].last
@@ -145,7 +145,7 @@ def unrolled(
     found: list[Iteration] = []
     index = first
     while index < last and len(found) <= MOST_UNROLLED:
-        loop = _loop_at(plan, index, last, around)
+        loop = plan.loop_at(index, last, around)
         if loop is None:
             found.append(Iteration(index, symbols))
             index += 1
@@ -161,12 +161,3 @@ def unrolled(
                 break
         index = facts.last
     return found
-
-
-def _loop_at(plan: Plan, first: int, last: int, around: int) -> int | None:
-    """Return the loop that starts at step `first` directly inside loop `around`."""
-    for index, loop in enumerate(plan.loops):
-        parent = -1 if loop.parent is None else loop.parent
-        if parent == around and loop.first == first and first < loop.last <= last:
-            return index
-    return None
