@@ -36,7 +36,8 @@ def plan(model: Path) -> Path:
 
 
 def test_inspect_shows_what_is_in_the_engine(plan: Path) -> None:
-    assert call_json("inspect", plan)["outputs"][0]["shape"] == ["N", 8]
+    data = call_json("inspect", plan)
+    assert (data["target"], data["outputs"][0]["shape"]) == ("sm_80", ["N", 8])
     assert "@triton.jit" in call("inspect", plan, "--source")
 
 

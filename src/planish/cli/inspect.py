@@ -188,6 +188,7 @@ def _inspect_engine(
         "inputs": [_describe(info) for info in engine.inputs],
         "outputs": [_describe(info) for info in engine.outputs],
         "ranges": {name: list(bounds) for name, bounds in engine.ranges.items()},
+        "target": engine.target,
         "threads": engine.threads,
         "memory": asdict(engine.memory),
         "report": engine.report.to_dict(),
@@ -197,7 +198,7 @@ def _inspect_engine(
     lines += [f"output  {_signature(info)}" for info in engine.outputs]
     lines += [f"extent  {name}: {low} to {high}, tuned for {opt}"
               for name, (low, opt, high) in engine.ranges.items()]  # fmt: skip
-    lines += [f"threads {engine.threads}", *engine.report.body_lines()]
+    lines += [f"target  {engine.target}", f"threads {engine.threads}", *engine.report.body_lines()]
     emit(data, as_json, "\n".join(lines))
 
 

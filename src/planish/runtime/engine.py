@@ -97,6 +97,12 @@ class Engine:
         return self._parts.plan.ranges
 
     @property
+    def target(self) -> str:
+        """What the engine was built for: "cpu", or a GPU's architecture like "sm_90"."""
+        kernels = self._parts.kernels
+        return f"sm_{kernels.arch}" if isinstance(kernels, DeviceCode) else "cpu"
+
+    @property
     def threads(self) -> int:
         """Threads of one inference."""
         return self._threads

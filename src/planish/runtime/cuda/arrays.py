@@ -24,7 +24,7 @@ from planish.runtime.cuda.driver import DeviceMemory, Event, device, ordinal_of,
 Array = np.ndarray[Any, Any]
 CUDA, CUDA_HOST, MANAGED = 2, 3, 13  # DLDeviceType
 GRANULE = 512  # bytes; sizes of pooled memory are multiples
-MAX_KEPT, MAX_SIZES = 16, 32  # blocks of one size, and sizes, that a pool keeps
+MAX_KEPT, MAX_BYTES, MAX_SIZES = 16, 128 << 20, 8  # of one size, and sizes, that a pool keeps
 NAME, VERSIONED = b"dltensor", b"dltensor_versioned"
 MAJOR = 1  # version of DLPack
 
@@ -70,7 +70,8 @@ class MemoryPool:
         if kept is None:
             if len(self._free) >= MAX_SIZES:
                 self._free.clear()
-            kept = self._free.setdefault(memory.size, deque(maxlen=MAX_KEPT))
+            most = max(1, min(MAX_KEPT, MAX_BYTES // memory.size))
+            kept = self._free.setdefault(memory.size, deque(maxlen=most))
         kept.append((memory, ready))
 
 

@@ -34,7 +34,7 @@ Array = np.ndarray[Any, Any]
 ALIGNMENT = 256
 NO_STREAM = -1
 POINTER_ALIGNMENT = 16  # that kernels rely on
-CHUNK = 4 << 20  # bytes staged at once: the copy to the device overlaps that of the next chunk
+CHUNK = 512 << 10  # bytes staged at once: the copy to the device overlaps that of the next chunk
 MAX_PROGRAMS = 64  # sets of shapes whose graphs a context keeps
 
 
