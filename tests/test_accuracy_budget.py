@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from onnx import helper
 
 import planish
+from planish.accuracy_bench import AccuracyBench
 from planish.config import BuildConfig, Progress
 from planish.errors import ConfigError
 from tests import small_models
@@ -124,3 +126,25 @@ def test_errors_come_before_or_with_the_first_engine() -> None:
         build(data=[])
     with pytest.raises(ConfigError, match="no layer or tensor is called 'absent'"):
         build(layer_precisions={"absent": "fp32"})
+
+
+def test_layers_that_are_raised_overrule_what_the_user_lowers() -> None:
+    asked = {"layer[[]2]*": "int8", "*": "int8"}
+    data = planish.Budget(DATA, max_drop=1)
+    config = BuildConfig(
+        precision="int8", accuracy=data, layer_precisions=asked,
+        calibrator=planish.MinMaxCalibrator([DATA]),
+    )  # fmt: skip
+    seen: list[BuildConfig] = []
+
+    def build(config: BuildConfig, ranges: object) -> Any:
+        seen.append(config)
+        return None, SimpleNamespace(ranges=None)
+
+    bench = AccuracyBench(config, build, lambda *_: ())
+    bench.parts("int8", {"layer[[]2]*": "fp32"}, tune=False)
+    bench.parts("fp32", {}, tune=False)
+    assert list(seen[0].layer_precisions.items()) == [("*", "int8"), ("layer[[]2]*", "fp32")]
+    assert (seen[0].tune, seen[0].accuracy) == ("cache", None)
+    assert seen[1].layer_precisions == {}
+    assert seen[1].calibrator is None

@@ -86,12 +86,14 @@ class AccuracyBench:
 
     def _limited(self, share: float, precision: str, raised: Mapping[str, str]) -> BuildConfig:
         uses_ranges = precision not in ("fp32", "bf16")
+        given = self._overrides(precision)
+        earlier = {name: wanted for name, wanted in given.items() if name not in raised}
         return replace(
             self.config,
             precision=precision,
             accuracy=None,
             calibrator=self.config.calibrator if uses_ranges else None,
-            layer_precisions={**self._overrides(precision), **raised},
+            layer_precisions={**earlier, **raised},  # the later ones overrule
             time_budget=max(share * self.seconds_left(), SHORTEST),
             progress=self._tell if self.config.progress is not None else None,
         )

@@ -160,6 +160,7 @@ def curve_svg(report: AccuracyReport) -> str:
         f'<path d="M{MARGIN} {MARGIN}V{bottom}H{end}" fill="none" stroke="#888"/>',
         f'<line x1="{MARGIN}" x2="{end}" y1="{y(report.limit):.1f}" y2="{y(report.limit):.1f}" '
         'stroke="#c33"/>',
+        _text(end, round(y(report.limit)) - 4, f"allowed {report.limit:.5g}", "end"),
         _text(end, bottom + 16, f"{right:.3g} ms", "end"),
         _text(MARGIN, bottom + 16, "0", "middle"),
         _text(MARGIN, MARGIN - 8, f"{report.metric} {high:.5g}", "start"),
