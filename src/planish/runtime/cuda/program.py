@@ -90,7 +90,7 @@ class Program:
         self.places = Places(context)
         segments = segments_of(resident.plan, self.symbols)
         self.pieces = [self._piece(segment, inside=False) for segment in segments]
-        graphs = [piece for piece in self.pieces if isinstance(piece, _GraphPiece)]
+        graphs = [piece for piece in self.pieces if isinstance(piece, GraphPiece)]
         self.is_fixed = any(piece.changes > MOST_CHANGES for piece in graphs)
 
     def run(self, inference: Inference) -> None:
@@ -132,7 +132,7 @@ class Program:
         """Return what runs a segment; `inside` of a loop that the host counts."""
         mine = weakref.proxy(self)
         if isinstance(segment, KernelSegment):
-            return _KernelPiece(mine, segment) if inside else _GraphPiece(mine, segment)
+            return _KernelPiece(mine, segment) if inside else GraphPiece(mine, segment)
         if isinstance(segment, HostSegment):
             return _HostPiece(mine, segment.step)
         if isinstance(segment, GuardSegment):
@@ -190,8 +190,16 @@ class _Change:
     arguments: tuple[tuple[int, Binding, Mapping[str, int]], ...]
 
 
-class _GraphPiece(_KernelPiece):
-    """Kernels in one graph, launched with one call."""
+class GraphPiece(_KernelPiece):
+    """Kernels in one graph, launched with one call.
+
+    Attributes
+    ----------
+    graph : Graph or None
+        None before the first run.
+    changes : int
+        How many kernels use the caller's arrays.
+    """
 
     def __init__(self, program: Program, segment: KernelSegment) -> None:
         super().__init__(program, segment)
@@ -202,7 +210,7 @@ class _GraphPiece(_KernelPiece):
         ]
         iterations = self.iterations(program.symbols)
         self.changes = sum(self._cost_of_change(iteration) for iteration in iterations)
-        self._graph: Graph | None = None
+        self.graph: Graph | None = None
         self._changes: list[_Change] = []
         self._recorded: tuple[list[int], list[int]] = ([], [])
 
@@ -213,9 +221,9 @@ class _GraphPiece(_KernelPiece):
             return
         places = self._places
         present = (places.inputs, places.outputs)
-        graph = self._graph
+        graph = self.graph
         if graph is None or (present != self._recorded and self.changes > MOST_CHANGES):
-            graph = self._graph = self._record(symbols)
+            graph = self.graph = self._record(symbols)
             self._recorded = (places.inputs[:], places.outputs[:])
         elif present != self._recorded:
             self._recorded = (places.inputs[:], places.outputs[:])
