@@ -43,6 +43,7 @@ CASES = [
     Quantized("3x3", (2, 32, 7, 7), 96, (3, 3), pad=1, epilogue=("residual", "Relu")),
     Quantized("3x3 zero", (1, 16, 9, 19), 40, (3, 3), pad=1, zero=131, weight_zero=1),
     Quantized("3x3 stride", (1, 16, 14, 18), 24, (3, 3), data="i8", pad=1, stride=2, zero=-4),
+    Quantized("whole lines", (2, 32, 16, 15), 40, (1, 1), stride=2, epilogue=("residual", "Relu")),
     Quantized("stem", (1, 3, 24, 22), 64, (7, 7), data="i8", pad=3, stride=2, epilogue=RELU),
     Quantized("unsigned", (1, 24, 8, 8), 20, (3, 3), weights="u8", weight_zero=128, pad=1),
     Quantized("float out", (1, 20, 8, 8), 17, (3, 3), result="f32"),

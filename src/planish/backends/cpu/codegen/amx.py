@@ -449,7 +449,7 @@ class _Printer:
         """Return where the tiles of a block start and how many of their rows are done already."""
         lines, tiles, body = self.lines, self.blocking.rows, []
         x = self.dim(self.problem.x.strides[0])
-        if self.rows.linear:
+        if self.rows.linear and lines.lines == 1:
             return self.print_linear_tiles()
         for i in range(tiles):
             body.append(f"const int64_t t{i} = block * {tiles} + {i};")

@@ -93,11 +93,19 @@ class BlockRows:
 
     @property
     def linear(self) -> bool:
-        """Whether the rows of a block are neighbours in one line, across its tiles."""
-        extent = self.lines.extent
-        if self.lines.rows is None or self.lines.lines != 1 or not isinstance(extent, int):
+        """Whether the rows of a block are neighbours in the plane, across its tiles."""
+        lines = self.lines
+        if lines.rows is None or not isinstance(lines.extent, int):
             return False
-        return self.slots <= extent
+        return self.slots <= lines.extent if lines.lines == 1 else self._has_whole_lines
+
+    @property
+    def _has_whole_lines(self) -> bool:
+        """Whether tiles cover lines, and blocks the plane, without a rest."""
+        lines = self.lines
+        if lines.rows is None or not isinstance(lines.tiles, int):
+            return False
+        return lines.parts * lines.rows == lines.extent and lines.tiles % self.tiles == 0
 
     @property
     def pieces(self) -> int:
@@ -117,14 +125,25 @@ class BlockRows:
     @property
     def overlaps(self) -> bool:
         """Whether a piece may have rows that its neighbour did."""
-        extent = self.lines.extent
-        return not (self.linear and isinstance(extent, int) and extent % self.slots == 0)
+        lines = self.lines
+        if not self.linear or lines.lines > 1 or not isinstance(lines.extent, int):
+            return not self.linear
+        return lines.extent % self.slots != 0
 
     @property
     def spare_bytes(self) -> int:
         """Bytes of the memory for rows that are none."""
         needed = self.group > 1 and (not self.linear or self._has_gaps)
         return 64 * -(-self.width // 64) if needed else 0
+
+    @property
+    def _is_pitched(self) -> bool:
+        """Whether lines and positions on them have to be told apart."""
+        y, x, pitch = self.problem.y, self.problem.x, self.lines.pitch
+        if not pitch or y is None:
+            return bool(pitch)
+        even = zip(y.strides[1:], x.strides[1:], strict=True)
+        return self._has_gaps or any(line != step * pitch for line, step in even)
 
     @property
     def _has_gaps(self) -> bool:
@@ -193,18 +212,19 @@ class BlockRows:
         if not alone and not self.linear:
             wanted.append(f"{r} >= q->skip[i]")
         position, y = f"q->first[i] + {r}", ""
-        if lines.pitch:
+        if self._is_pitched:
             body.append(f"const uint32_t p{row} = (uint32_t)({position});")
             y, position = f"p{row} / {lines.pitch}u", f"p{row} % {lines.pitch}u"
             body.append(f"const int64_t y{row} = {y};")
-        body.append(f"{'const ' * (alone or not lines.pitch)}int64_t x{row} = {position};")
+        fixed = "const " * (alone or not self._is_pitched)
+        body.append(f"{fixed}int64_t x{row} = {position};")
         if self._has_gaps:
             wanted.append(f"x{row} < {lines.width}")
         if alone:
             body += [f"if (!({condition})) return;" for condition in wanted]
         elif wanted:
             body.append(f"const int ok{row} = {' && '.join(wanted)};")
-            body += [f"if (!ok{row}) x{row} = 0;"] if lines.pitch else []
+            body += [f"if (!ok{row}) x{row} = 0;"] if self._is_pitched else []
         sums = f"const {self.problem.kind.sum_ctype} *"
         slot = r if self.linear else f"i * {self.height} + {r}"
         body.append(f"{sums}const acc{row} = q->acc + ({slot}) * {self.width};")
@@ -228,7 +248,7 @@ class BlockRows:
     def _row_offset(self, access: int, row: int) -> str:
         y, x = self.problem.y, self.problem.x
         text = ""
-        if self.lines.pitch and y is not None and y.strides[access] != 0:
+        if self._is_pitched and y is not None and y.strides[access] != 0:
             text += f" + y{row} * {self._dim(y.strides[access])}"
         if x.strides[access] != 0:
             text += f" + x{row} * {self._dim(x.strides[access])}"
