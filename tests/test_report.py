@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 from planish.report import BuildReport, LayerReport, PassReport, fusion_lines
+from planish.report_accuracy import AccuracyReport, KeptLayer, Trial
 from planish.report_calibration import TensorReport
 from planish.runtime.engine import Engine
 
@@ -81,3 +83,18 @@ def test_histograms_are_drawn() -> None:
     assert "25.000 %" in report.to_text()
     cached = dataclasses.replace(tensor, bars=(), stored="")
     assert "from a cache" in dataclasses.replace(REPORT, tensors=(cached,)).to_html()
+
+
+def test_accuracy_is_json_that_every_program_reads() -> None:
+    trials = (Trial("float32", 0, math.inf, 2.0, True), Trial("int8", 0, -math.inf, 1.0, False))
+    kept = (KeptLayer("<conv>", "fp32", -math.inf),)
+    accuracy = AccuracyReport(
+        "snr", True, 30.0, math.inf, math.inf, 9, 3, kept, trials, "float32", ("slow",)
+    )
+    report = dataclasses.replace(REPORT, accuracy=accuracy)
+    text = json.dumps(report.to_dict(), allow_nan=False)
+    assert BuildReport.from_dict(json.loads(text)) == report
+    page = report.to_html()
+    assert page.count("<circle") == 2
+    assert "accuracy (snr on 9 samples): float32 inf, this engine inf" in report.to_text()
+    assert "<conv>" not in page

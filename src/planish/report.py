@@ -101,7 +101,8 @@ class BuildReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON-compatible data."""
-        return asdict(self)
+        accuracy = self.accuracy.to_dict() if self.accuracy else None
+        return {**asdict(self), "accuracy": accuracy}
 
     def to_json(self) -> str:
         """Return the report as indented JSON."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 WIDTH, HEIGHT, MARGIN = 480, 240, 40  # of the curve, in pixels
@@ -86,17 +86,22 @@ class AccuracyReport:
     chosen: str
     notes: tuple[str, ...] = ()
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, for JSON: numbers that are not finite as text ("inf")."""
+        found: dict[str, Any] = _finite(asdict(self))
+        return found
+
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> AccuracyReport:
-        """Read what `dataclasses.asdict` wrote."""
-        return AccuracyReport(
-            **{
-                **data,
-                "kept": tuple(KeptLayer(**entry) for entry in data["kept"]),
-                "trials": tuple(Trial(**entry) for entry in data["trials"]),
-                "notes": tuple(data["notes"]),
-            }
-        )
+        """Read what `to_dict` wrote."""
+        numbers = {name: float(data[name]) for name in ("limit", "before", "after")}
+        kept = [
+            KeptLayer(**{**entry, "signal_to_noise": float(entry["signal_to_noise"])})
+            for entry in data["kept"]
+        ]
+        trials = [Trial(**{**entry, "metric": float(entry["metric"])}) for entry in data["trials"]]
+        lists = {"kept": tuple(kept), "trials": tuple(trials), "notes": tuple(data["notes"])}
+        return AccuracyReport(**{**data, **numbers, **lists})
 
     def lines(self) -> list[str]:
         """Return the result, the layers that are kept and all trials as lines of text."""
@@ -137,6 +142,14 @@ class AccuracyReport:
             "this engine, and the red line is what the budget allows.</p>"
             f"{curve_svg(self)}"
         )
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return str(data) if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def curve_svg(report: AccuracyReport) -> str:
