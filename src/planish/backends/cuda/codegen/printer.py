@@ -193,14 +193,18 @@ class Printer:
         space: Shape,
         groups: Sequence[Group],
         given: Mapping[Value, str],
+        early: list[str] | None = None,
     ) -> tuple[list[str], dict[Value, str]]:
-        """Return statements that compute `values` on a tile of `space`, and all values' names."""
+        """Return statements that compute `values` on a tile of `space`, and all values' names.
+
+        Packed constants are read in `early` where that is given.
+        """
         wanted = list(values)
         nodes = nodes_behind(self.region, wanted, given)
         lines: list[str] = []
         names = dict(given)
         for node in nodes:
-            arguments = [self._argument(node, v, i, space, groups, names, lines)
+            arguments = [self._argument(node, v, i, space, groups, names, lines, early)
                          for i, v in enumerate(node.inputs)]  # fmt: skip
             name = self.fresh("v")
             lines.append(f"{name} = {EXPRESSIONS[node.op](node, arguments)}")
@@ -213,6 +217,7 @@ class Printer:
     def _argument(
         self, node: Node, value: Value | None, position: int, space: Shape,
         groups: Sequence[Group], names: dict[Value, str], lines: list[str],
+        early: list[str] | None,
     ) -> str | None:  # fmt: skip
         if value is None:
             return None
@@ -220,7 +225,8 @@ class Printer:
             if value.constant is not None and value.array.size > 1:
                 memory = self.packed(aligned(node, position, value))
                 name = self.fresh("c")
-                lines.append(self.load(memory, space, groups, name))
+                place = lines if early is None else early
+                place.append(self.load(memory, space, groups, name))
                 return name
             self._bind(value, space, groups, names, lines)
         return names[value]

@@ -17,6 +17,7 @@ from planish.ir.graph import Value
 from planish.ir.shape import Dim, Shape, ceildiv
 from planish.tactics.tactic import Config, Region
 
+WIDE = 128  # columns of a tile
 ROW_GROUP = 8  # tiles of rows that are walked before the next column of tiles
 
 
@@ -144,18 +145,20 @@ def print_dot(dtype: DType) -> str:
 
 def print_epilogue(
     printer: Printer, region: Region, anchor: Value, space: Shape, groups: Sequence[Group],
-    early: list[str] | None = None,
+    early: list[str] | None = None, width: int = WIDE,
 ) -> list[str]:  # fmt: skip
     """Return the statements from ``total``, a tile of `anchor`, to the region's outputs.
 
-    A bias is read in `early` when that is given: before the kernel waits for others.
+    A bias is read in `early` when that is given: before the kernel waits for others. So are other
+    constants of a tile that is less than WIDE columns wide: registers hold them through the loop.
     """
     values = [operand.value for operand in region.outputs]
     loads, biased = _bias(printer, anchor, space, groups)
     if early is not None:
         early += loads
         loads = []
-    lines, names = printer.pointwise(values, space, groups, {anchor: "total"})
+    constants = early if width < WIDE else None
+    lines, names = printer.pointwise(values, space, groups, {anchor: "total"}, constants)
     lines = [*loads, *biased, *lines]
     stores = [
         printer.store(printer.output(index), space, groups, names[value])

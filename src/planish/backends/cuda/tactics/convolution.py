@@ -176,7 +176,7 @@ class ConvolutionWriter:
             *self.element.settled(printer, found.weight, shape, groups),
             *print_epilogue(
                 printer, self.region, found.anchor.output, shape, groups,
-                early if found.group == 1 else None,
+                early if found.group == 1 else None, int(self.config["n"]),
             ),
         ]  # fmt: skip
         lines += tile.finish(printer, epilogue, "tl.program_id(2)")
