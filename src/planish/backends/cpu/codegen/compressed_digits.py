@@ -80,6 +80,7 @@ class DigitsPrinter(CompressedPrinter):
             *self.print_first_sums(rows, strips),
             f"const int64_t end = planish_min_i64(last, k + {code.part});",
             "for (; k < end; k += 8) {",
+            *self.print_prefetch(strips),
             *self.print_octet(rows, strips),
             "}",
         ]

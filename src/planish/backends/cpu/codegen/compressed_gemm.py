@@ -32,6 +32,8 @@ from planish.backends.cpu.codegen.tile import MINIMUM_CHAINS, print_block
 from planish.ir.shape import Dim
 
 OCTET = 8
+AHEAD = 4096  # bytes of the stream of weights that are prefetched ahead of their use
+LINE = 64
 
 
 @dataclass(frozen=True)
@@ -341,6 +343,7 @@ class CompressedPrinter(GemmPrinter):
         lines += [
             f"const int64_t end = planish_min_i64(last, k + {code.part});",
             "for (; k < end; k += 8) {",
+            *self.print_prefetch(strips),
             *(self.print_words(rows, strips, splits) if code.bits == 4 else
               self.print_bytes(rows, strips, splits)),
             "}",
@@ -370,6 +373,23 @@ class CompressedPrinter(GemmPrinter):
                 lines.append(f"const {v} m{r} = {v}_set1(-{total});")
                 lines += [f"a0_{r}_{c} = {v}_fma(m{r}, z{c}, a0_{r}_{c});" for c in strips]
         return lines
+
+    def print_prefetch(self, strips: range) -> list[str]:
+        """Return the prefetches of what an octet of K steps of some vectors will need later.
+
+        The prefetchers of CPUs stop at the end of a page, which is a few hundred steps away; read
+        from memory, weights stream a quarter to a third faster with these.
+        """
+        code, lanes, width = self.encoding, self.problem.unit.lanes, self.width
+        row, rows, size = ("k / 8", 1, 4) if code.bits == 4 else ("k", OCTET, 1)
+        span, first = len(strips) * lanes * size, strips.start * lanes * size
+        starts = [step * width * size + first for step in range(rows)]
+        touched = {byte // LINE for start in starts for byte in range(start, start + span, lanes)}
+        place = f"(const char *)(q + {row} * {width})"
+        return [
+            f"_mm_prefetch({place} + {AHEAD + line * LINE}, _MM_HINT_T0);"
+            for line in sorted(touched)
+        ]
 
     def print_words(self, rows: int, strips: range, splits: int) -> list[str]:
         """Return the products of an octet of K steps of four bits."""
