@@ -47,10 +47,10 @@ CASES: list[tuple[Tactic, Sequence[Quantized]]] = [
     (MatrixProduct(), PRODUCTS),
 ]
 QUICK = (
-    "signed", "residual_u8", "zero_padding", "runtime_padding", "unsigned", "one_scale", "wide",
-    "dw_signed", "dw_line", "mean", "mean_line", "plain", "zero", "runtime",
+    "residual_u8", "zero_padding", "runtime_padding", "wide", "dw_signed", "mean", "plain",
+    "runtime",
 )  # fmt: skip
-ON_DEVICE = 4  # configurations of a case
+ON_DEVICE = 3  # configurations of a case
 IDS = ["convolution", "depthwise", "matmul"]
 
 
@@ -169,12 +169,12 @@ def _small_kernel(region: Region) -> TritonKernel:
 
 
 def test_kernels_compile() -> None:
-    wanted = {"long", "wide", "zero_padding", "dw_signed", "residual"}
+    wanted = {"long", "wide", "dw_signed"}
     kernels = []
     for tactic, cases in CASES:
         chosen = [case for case in cases if case.label in wanted]
         kernels += [kernel for _, kernel, *_ in _kernels(tactic, chosen, 2)]
-    kernels += [_small_kernel(_small_floats(kind, "f8")[0]) for kind in ("Conv", "MatMul")]
+    kernels.append(_small_kernel(_small_floats("Conv", "f8")[0]))
     assert any(kernel.counters for kernel in kernels)
     for kernel, cubin in zip(kernels, compile_kernels(kernels, 90), strict=True):
         assert not isinstance(cubin, CompileError), f"{kernel.source}: {cubin}"
