@@ -1,8 +1,9 @@
 """TopK: every element counts how many of its row are better, and writes itself to that place.
 
 rank[j] = #{i: x[i] better than x[j], or equal and i < j}; element j goes to place rank[j] if that
-is below k. No sorting, no order between blocks, ties as the reference has them. A row of n elements
-costs n^2 comparisons, spread over all multiprocessors: bound by arithmetic.
+is below k. No sorting, no order between blocks, ties as the reference has them, NaN larger than any
+number. A row of n elements costs n^2 comparisons, spread over all multiprocessors: bound by
+arithmetic.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class TopK(Tactic):
         def load(name: str, place: str, mask: str) -> str:
             return printer.load(memory, shape, [*groups, Group((axis,), place, mask)], name)
 
-        sign = ">" if node.attributes["largest"] else "<"
+        better, same = _order(bool(node.attributes["largest"]), x.dtype.is_float)
         lines += [
             f"j = tl.program_id(1) * {own} + tl.arange(0, {own})",
             f"j_exists = j < {length}",
@@ -71,9 +72,9 @@ class TopK(Tactic):
                     f"i = start + tl.arange(0, {others})",
                     f"i_exists = i < {length}",
                     load("theirs", "i", "i_exists"),
-                    f"better = theirs[None, :] {sign} mine[:, None]",
-                    "earlier = (theirs[None, :] == mine[:, None]) & (i[None, :] < j[:, None])",
-                    "counts = (better | earlier) & i_exists[None, :]",
+                    "a, b = theirs[None, :], mine[:, None]",
+                    f"earlier = ({same}) & (i[None, :] < j[:, None])",
+                    f"counts = (({better}) | earlier) & i_exists[None, :]",
                     "place += tl.sum(counts.to(tl.int32), axis=1)",
                 ]
             ),
@@ -86,3 +87,12 @@ class TopK(Tactic):
         count = product(extent for a, extent in enumerate(shape) if a != axis)
         grid = (count, ceildiv(shape[axis], own))
         return printer.kernel(lines, grid, warps=int(config["warps"]))
+
+
+def _order(largest: bool, has_nan: bool) -> tuple[str, str]:
+    """Return whether ``a`` is better than ``b``, and whether they are equal."""
+    sign, first, second = (">", "a", "b") if largest else ("<", "b", "a")
+    if not has_nan:
+        return f"a {sign} b", "a == b"
+    better = f"(a {sign} b) | (({first} != {first}) & ({second} == {second}))"
+    return better, "(a == b) | ((a != a) & (b != b))"
