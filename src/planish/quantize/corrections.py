@@ -5,8 +5,8 @@ means are taken off the biases (bias_correction.py). Depthwise convolutions need
 sums have few terms, so that errors do not average out.
 
 What is measured is the error of the model's outputs against float32 on some of the calibration
-data: squares of differences over squares of the outputs, averaged over the outputs. A correction
-that does not lower it by a tenth (of the root) is dropped: on other data it may raise it.
+data. A correction that raises it over all samples, or does not lower that of the typical sample by
+a tenth, is dropped: on other data it may do harm.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ Array = np.ndarray[Any, Any]
 
 ENOUGH = 6  # samples for the mean over all positions
 BETTER = 0.81  # of the squared error is left at most: less of a gain is chance
+TINY = 1e-12  # squared error that nobody sees
 
 
 @dataclass(frozen=True)
@@ -148,12 +149,13 @@ def find_corrections(
     if found and not bench.stop():
         trials.append(_Trial.of(graph, how, found, exact, bench))
     before = trials[0].error
-    best = trials[-1] if trials[-1].error < BETTER * before else trials[0]
+    best = trials[-1] if trials[-1].error.is_clearly_below(before) else trials[0]
     stretched, after = best.error, best.correct(exact, bench)
-    is_better = after < BETTER * stretched
+    is_better = after.is_clearly_below(stretched)
     shifts = {name: s for name, s in best.shifts.items() if s.any()} if is_better else {}
     lowest = after if is_better else stretched
-    notes = _notes(before, lowest, len(best.gains), len(shifts), samples.count)
+    sizes = len(best.gains), len(shifts)
+    notes = _notes(before.total, lowest.total, *sizes, samples.count)
     return Corrections(best.gains, shifts, notes)
 
 
@@ -168,6 +170,22 @@ def _notes(before: float, after: float, tensors: int, layers: int, samples: int)
         f"{layers} layer(s) corrected, which lowers the relative error of the outputs on {samples} "
         f"samples from {math.sqrt(before):.3%} to {math.sqrt(after):.3%}",
     )
+
+
+@dataclass(frozen=True)
+class _Error:
+    """Squared errors of the outputs over the squared outputs, averaged over the outputs.
+
+    `total` is that of all samples together, `typical` the geometric mean over the samples: a few
+    with large errors, or hardly any output, do not decide it.
+    """
+
+    total: float = math.inf
+    typical: float = math.inf
+
+    def is_clearly_below(self, other: _Error) -> bool:
+        """Whether this error is lower than another one, and not by chance."""
+        return self.total <= other.total and self.typical < BETTER * other.typical
 
 
 @dataclass
@@ -223,19 +241,21 @@ class _Exact:
                 found[name] = gain
         return found
 
-    def error(self, results: Sequence[Inputs]) -> float:
-        """Return the mean over the outputs of the squared error over the squared output."""
-        ratios = []
+    def error(self, results: Sequence[Inputs]) -> _Error:
+        """Return what separates results on integers from those of float32."""
+        totals, ratios = [], []
         for name in self.outputs:
-            signal = noise = 0.0
-            for want, got in zip(self.results, results, strict=True):
-                counted = np.isfinite(want[name])
-                exact = want[name][counted].astype(np.float64)
-                signal += float(exact @ exact)
-                noise += float(np.sum(np.square(got[name][counted] - exact)))
-            ratios.append(noise / signal if signal else float(noise > 0))
-        mean = float(np.mean(ratios))
-        return mean if math.isfinite(mean) else math.inf
+            pairs = [
+                _squares(want[name], got[name], piece)
+                for want, got, piece in zip(self.results, results, self.samples.pieces, strict=True)
+            ]
+            signal = np.concatenate([pair[0] for pair in pairs])
+            noise = np.concatenate([pair[1] for pair in pairs])
+            totals.append(noise.sum() / signal.sum() if signal.any() else float(noise.any()))
+            ratios.append(noise[signal > 0] / signal[signal > 0])
+        typical = np.exp(np.mean(np.log(np.maximum(np.concatenate(ratios), TINY))))
+        total = float(np.mean(totals))
+        return _Error(total if math.isfinite(total) else math.inf, float(typical))
 
 
 @dataclass
@@ -249,7 +269,7 @@ class _Trial:
     means: list[str]
     wanted: list[Array]
     shifts: dict[str, Array]
-    error: float = math.inf
+    error: _Error = _Error()
 
     @staticmethod
     def of(
@@ -276,7 +296,7 @@ class _Trial:
         added = {name: self.shifts[of] for name, of in zip(self.inputs, self.names, strict=True)}
         return [self.engine.run(piece | added) for piece in pieces]
 
-    def correct(self, exact: _Exact, bench: Workbench) -> float:
+    def correct(self, exact: _Exact, bench: Workbench) -> _Error:
         """Correct the biases, layer by layer; return the error that is left."""
         for index, name in enumerate(self.names):
             bench.progress(index, len(self.names), "correcting biases")
@@ -287,6 +307,20 @@ class _Trial:
             shift = self.shifts[name]
             self.shifts[name] = shift - moved.reshape(shift.shape).astype(np.float32)
         return exact.error(self.run(exact.samples.pieces))
+
+
+def _squares(want: Array, got: Array, piece: Inputs) -> tuple[Array, Array]:
+    """Return the squares of what is wanted and of the error, summed over each sample.
+
+    Elements that float32 gives as infinite or no number are masked, and left out.
+    """
+    first = next(iter(piece.values()))
+    is_batch = want.ndim > 1 and first.ndim and want.shape[0] == first.shape[0]
+    shape = (want.shape[0] if is_batch else 1, -1)
+    counted = np.isfinite(want).reshape(shape)
+    exact = np.where(counted, want.reshape(shape), 0).astype(np.float64)
+    error = np.where(counted, got.reshape(shape) - exact, 0)
+    return np.square(exact).sum(axis=1), np.square(error).sum(axis=1)
 
 
 def _rows(array: Array) -> Array:
