@@ -132,7 +132,7 @@ def test_layers_that_are_raised_overrule_what_the_user_lowers() -> None:
     asked = {"layer[[]2]*": "int8", "*": "int8"}
     data = planish.Budget(DATA, max_drop=1)
     config = BuildConfig(
-        precision="int8", accuracy=data, layer_precisions=asked,
+        precision="int8", accuracy=data, layer_precisions=asked, weights="int8",
         calibrator=planish.MinMaxCalibrator([DATA]),
     )  # fmt: skip
     seen: list[BuildConfig] = []
@@ -147,4 +147,5 @@ def test_layers_that_are_raised_overrule_what_the_user_lowers() -> None:
     assert list(seen[0].layer_precisions.items()) == [("*", "int8"), ("layer[[]2]*", "fp32")]
     assert (seen[0].tune, seen[0].accuracy) == ("cache", None)
     assert seen[1].layer_precisions == {}
-    assert seen[1].calibrator is None
+    assert (seen[1].calibrator, seen[1].weights) == (None, None)
+    assert seen[0].weights == config.weights

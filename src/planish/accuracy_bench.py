@@ -92,6 +92,7 @@ class AccuracyBench:
             self.config,
             precision=precision,
             accuracy=None,
+            weights=None if precision == "fp32" else self.config.weights,
             calibrator=self.config.calibrator if uses_ranges else None,
             layer_precisions={**earlier, **raised},  # the later ones overrule
             time_budget=max(share * self.seconds_left(), SHORTEST),
