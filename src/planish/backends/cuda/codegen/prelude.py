@@ -30,24 +30,6 @@ def planish_wait_programmatic():
 
 
 @triton.jit
-def planish_prefetch(pointers):
-    """Nothing: a kernel that is not launched early reads constants when it needs them."""
-
-
-@triton.jit
-def planish_prefetch_programmatic(pointers):
-    """Bring the 128 bytes around each pointer into the L2 cache."""
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.u32 $0, 0;",
-        "=r,l",
-        [pointers.to(tl.int64)],
-        dtype=tl.int32,
-        is_pure=False,
-        pack=1,
-    )
-
-
-@triton.jit
 def planish_sigmoid(x):
     """1 / (1 + exp(-x))."""
     return 1.0 / (1.0 + tl.exp(-x))

@@ -27,7 +27,6 @@ planish_u8 = planish_u8_packed
 PROGRAMMATIC_LAUNCH = 90  # as in runtime/cuda/driver.py, which launches such kernels early
 EARLY = """planish_begin = planish_begin_programmatic
 planish_wait = planish_wait_programmatic
-planish_prefetch = planish_prefetch_programmatic
 """
 
 

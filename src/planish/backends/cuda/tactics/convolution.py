@@ -16,7 +16,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from planish.backends.cuda.codegen.prefetch import prefetch_columns
 from planish.backends.cuda.codegen.printer import Group, Printer, indent, unprintable
 from planish.backends.cuda.codegen.product_element import ProductElement, integer_element
 from planish.backends.cuda.codegen.product_tile import (
@@ -40,6 +39,7 @@ from planish.tactics.target import Target
 
 FLOATS = (F16, BF16, F32)
 FEW_CHANNELS = 16  # below this a tap's channels do not fill a K step
+MOST_BITS = 31  # taps along an axis whose validity fits one number
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class ConvolutionWriter:
         """Return the kernel."""
         found, printer, tile = self.found, self.printer, self.tile
         shape = found.anchor.output.known_shape
-        early = [*tile.header(printer), *self.coordinates(), *self.bases(), *self.prefetch()]
+        early = [*tile.header(printer), *self.coordinates(), *self.bases()]
         lines = [f"total = tl.zeros(({config_pair(self.config)}), {self.element.sums})"]
         lines += self.loop()
         groups = tile.groups(printer, (0, *range(2, len(shape))), (1,))
@@ -191,22 +191,6 @@ class ConvolutionWriter:
     def _few(self) -> bool:
         """Whether taps and channels are flattened."""
         return self.found.channels < FEW_CHANNELS and self.found.gate is None
-
-    def prefetch(self) -> list[str]:
-        """Return the statements that ask for this block's weights."""
-        if self._few or not self.config.get("ahead"):
-            return []
-        found = self.found
-        blocks = int(np.prod(found.window.kernel)) * -(-found.channels // self.k)
-        first, _ = self.tile.steps(blocks)
-        column = "column" if found.group == 1 else f"tl.program_id(2) * {found.outputs} + column"
-        total = found.group * found.outputs
-        return prefetch_columns(
-            self.weights, column, f"({first}) * {self.k}",
-            columns=(int(self.config["n"]), total), depth=self.weight_depth,
-            span=-(-blocks // self.tile.split) * self.k,
-            itemsize=self.element.multiplied.itemsize, threads=32 * int(self.config["warps"]),
-        )  # fmt: skip
 
     # -- rows ------------------------------------------------------------------------------------
 
@@ -268,46 +252,81 @@ class ConvolutionWriter:
         return self._flat_loop() if self._few else self._tap_loop()
 
     def _tap_loop(self) -> list[str]:
-        """Loop over taps and blocks of channels."""
-        found, printer, source = self.found, self.printer, self.source
-        kernel = found.window.kernel
-        taps = int(np.prod(kernel))
-        blocks = -(-found.channels // self.k)
-        first, last = self.tile.steps(taps * blocks)
-        channel = printer.dim(source.strides[1])
-        lines = [f"for step in range({first}, {last}):"]
-        tap = "step" if blocks == 1 else f"step // {blocks}"
-        block = "0" if blocks == 1 else f"(step % {blocks}) * {self.k}"
-        inner = [f"c = {block} + tl.arange(0, {self.k})", f"tap = {tap}"]
-        masks = [] if found.channels % self.k == 0 else [f"(c < {found.channels})"]
-        row_masks = (
-            [] if self.tile.masks(printer)[0] is None else [str(self.tile.masks(printer)[0])]
-        )
-        shift, bounds, divisor = [], [], 1
+        """Loop over taps and blocks of channels; a step moves both tiles of pointers."""
+        found, printer, source, k = self.found, self.printer, self.source, self.k
+        kernel, channel = found.window.kernel, printer.dim(source.strides[1])
+        blocks = -(-found.channels // k)
+        first, last = self.tile.steps(int(np.prod(kernel)) * blocks)
+        whole = found.channels % k == 0
+        inner = [f"tap = {'step' if blocks == 1 else f'step // {blocks}'}"]
+        inner.append(f"block = {'0' if blocks == 1 else f'(step % {blocks}) * {k}'}")
+        inner += [] if whole and found.gate is None else [f"c = block + tl.arange(0, {k})"]
+        shift, divisor = [f"block * {channel}"], 1
         for axis in reversed(range(len(kernel))):
-            position = (
-                "0"
-                if kernel[axis] == 1
-                else f"(tap // {divisor} % {kernel[axis]}) * {found.window.dilations[axis]}"
-            )
+            if kernel[axis] > 1:
+                inner.append(f"i{axis} = tap // {divisor} % {kernel[axis]}")
+                step = printer.dim(source.strides[2 + axis] * found.window.dilations[axis])
+                shift.append(f"i{axis} * {step}")
             divisor *= kernel[axis]
-            if position != "0":
-                inner.append(f"t{axis} = {position}")
-                shift.append(f"t{axis} * {printer.dim(source.strides[2 + axis])}")
-            bounds += self._bounds(axis, f"t{axis}" if position != "0" else "")
-        offsets = " + ".join(["x_rows[:, None]", *shift, f"c[None, :] * {channel}"])
-        x_mask = [f"({' & '.join([*row_masks, *bounds])})[:, None]"] if row_masks or bounds else []
-        x_mask += [f"{mask}[None, :]" for mask in masks]
-        inner.append(masked_load("a", offsets, x_mask, self.element.padding))
+        before, inside = self._validity()
+        masks = [] if whole else [f"(c < {found.channels})"]
+        x_mask = [*inside, *(f"{mask}[None, :]" for mask in masks)]
+        place = f"x_tile + ({' + '.join(shift)})"
+        inner.append(masked_load("a", place, x_mask, self.element.padding))
         inner += self._gated(x_mask)
         inner += self.element.converted("a")
         w_mask = [f"{mask}[:, None]" for mask in masks]
         column_mask = self.tile.masks(printer)[1]
         w_mask += [f"{column_mask}[None, :]"] if column_mask else []
-        offsets = f"w_columns[None, :] + (tap * {found.channels} + c)[:, None]"
-        inner.append(masked_load("b", offsets, w_mask, self.element.nothing))
+        place = f"w_tile + (tap * {found.channels} + block)"
+        inner.append(masked_load("b", place, w_mask, self.element.nothing))
         inner.append(print_dot(self.element.multiplied))
-        return [*lines, *indent(inner)]
+        return [
+            f"x_tile = x_rows[:, None] + (tl.arange(0, {k}) * {channel})[None, :]",
+            f"w_tile = w_columns[None, :] + tl.arange(0, {k})[:, None]",
+            *before,
+            f"for step in range({first}, {last}):",
+            *indent(inner),
+        ]
+
+    def _validity(self) -> tuple[list[str], list[str]]:
+        """Return statements before the loop, and masks in it, of rows whose tap is in the data.
+
+        Every row has a bit for each position of a tap along an axis: one shift and one test in the
+        loop instead of comparisons.
+        """
+        before: list[str] = []
+        bits: list[str] = []
+        conditions: list[str] = []
+        for axis, extent in enumerate(self.found.window.kernel):
+            if extent > MOST_BITS:
+                step = f"i{axis} * {self.found.window.dilations[axis]}"
+                conditions += self._bounds(axis, step, begin_from=0)
+                continue
+            lines = self._bits(axis)
+            before += lines
+            bits += [f"(valid{axis} >> i{axis})" if extent > 1 else f"valid{axis}"] if lines else []
+        row_mask = self.tile.masks(self.printer)[0]
+        conditions += [row_mask] if row_mask else []
+        conditions += [f"(({' & '.join(bits)}) & 1) != 0"] if bits else []
+        both = " & ".join(f"({text})" for text in conditions)
+        return before, [f"({both})[:, None]"] if conditions else []
+
+    def _bits(self, axis: int) -> list[str]:
+        """Return the statements that set a bit for each tap along `axis` that is in the data."""
+        window = self.found.window
+        places = [tap * window.dilations[axis] for tap in range(window.kernel[axis])]
+        bounds = [self._bounds(axis, str(place), begin_from=place) for place in places]
+        if not any(bounds):
+            return []
+        lines = [
+            f"valid{axis} = rows * 0 + {sum(1 << i for i, text in enumerate(bounds) if not text)}"
+        ]
+        return lines + [
+            f"valid{axis} |= ({' & '.join(texts)}).to(tl.int32) << {tap}"
+            for tap, texts in enumerate(bounds)
+            if texts
+        ]
 
     def _gated(self, masks: list[str]) -> list[str]:
         """Return the statements that multiply the tile ``a`` by the gate."""
@@ -323,15 +342,15 @@ class ConvolutionWriter:
         product = f"a.to({compute_type(self.source.dtype)}) * g.to({compute_type(gate.dtype)})"
         return [masked_load("g", offsets, masks), f"a = ({product}).to({ELEMENTS[gate.dtype]})"]
 
-    def _bounds(self, axis: int, tap: str) -> list[str]:
-        """Return the conditions under which a row's input position along `axis` exists."""
-        window = self.found.window
-        extent = self.source.shape[2 + axis]
-        begin, end = (window.padding.static or ())[axis]
-        place = f"o{axis} + {tap}" if tap else f"o{axis}"
-        found = [f"({place} >= 0)"] if begin > 0 else []
+    def _bounds(self, axis: int, place: str, begin_from: int) -> list[str]:
+        """Return the conditions under which `place` behind a row's first position exists.
+
+        `begin_from` is the least that `place` can be.
+        """
+        begin, end = (self.found.window.padding.static or ())[axis]
+        found = [f"(o{axis} + {place} >= 0)"] if begin > begin_from else []
         if end > 0:
-            found.append(f"({place} < {self.printer.dim(extent)})")
+            found.append(f"(o{axis} + {place} < {self.printer.dim(self.source.shape[2 + axis])})")
         return found
 
     def _flat_loop(self) -> list[str]:

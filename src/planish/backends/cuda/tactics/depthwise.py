@@ -78,7 +78,7 @@ class _Writer:
     def kernel(self) -> TritonKernel:
         """Return the kernel."""
         window, printer, shape = self.window, self.printer, self.shape
-        early = [*window.header(), *self._prefetch()]
+        early = window.header()
         tile = f"({window.pixels}, {window.channels})"
         lines = [f"total{n} = tl.zeros({tile}, {self.element.sums})" for n in range(window.across)]
         for row in np.ndindex(*self.found.window.kernel[:-1]):
@@ -95,13 +95,6 @@ class _Writer:
             )
         grid = (ceildiv(window.count, window.pixels), ceildiv(self.found.group, window.channels))
         return printer.kernel(lines, grid, warps=int(self.config["warps"]), early=early)
-
-    def _prefetch(self) -> list[str]:
-        """Return the statements that ask for the block's filters, a line for each tap."""
-        taps = int(np.prod(self.found.window.kernel))
-        tap = f"tl.minimum(tl.arange(0, {1 << (taps - 1).bit_length()}), {taps - 1})"
-        first = f"tl.program_id(1) * {self.window.channels}"
-        return [f"planish_prefetch({self.weights} + {tap} * {self.found.group} + {first})"]
 
     def _row(self, row: tuple[int, ...]) -> list[str]:
         """Return the sums over the taps of one row of the filter, with all that they share."""

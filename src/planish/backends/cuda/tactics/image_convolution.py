@@ -84,10 +84,6 @@ class _Writer(ConvolutionWriter):
         self.columns = 1 << (reach + self.shift - 1).bit_length()
         self.depth = found.channels * self.height * self.columns
 
-    def prefetch(self) -> list[str]:
-        """Return nothing: the weights are few."""
-        return []
-
     def coordinates(self) -> list[str]:
         """Image and first input position of each row."""
         window, printer = self.found.window, self.printer
