@@ -42,7 +42,9 @@ from planish.config import BuildConfig
 
 # Relative to the largest output value; bf16 has 8 significant bits and rounds every layer, int8
 # rounds to 127 steps.
-DEFAULT_TOLERANCE = {"fp32": 5e-4, "bf16": 5e-2, "fp16": 5e-2, "int8": 0.2, "best": 0.2}
+DEFAULT_TOLERANCE = {
+    "fp32": 5e-4, "bf16": 5e-2, "fp16": 5e-2, "fp8": 0.2, "int8": 0.2, "best": 0.2,
+}  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
