@@ -131,8 +131,8 @@ class ImplicitProduct(Tactic):
         itemsize = found.element.multiplied.itemsize
         depth = taps * max(found.channels, 1)
         configs = tile_configs(rows, found.outputs, depth, itemsize, target.multiprocessors)
-        if found.channels < FEW_CHANNELS:
-            return configs
+        if found.channels < FEW_CHANNELS:  # Triton 3.6 compiles taller tiles wrongly
+            return [config for config in configs if config["m"] <= 128]
         return [config for config in configs if config["k"] < 2 * found.channels] or configs
 
     def build(self, region: Region, config: Config, target: Target) -> TritonKernel:
