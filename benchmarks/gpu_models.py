@@ -125,7 +125,7 @@ def architecture(name: str, batch: int) -> tuple[torch.nn.Module, torch.Tensor]:
         size = 299 if name == "inception_v3" else 224
         sample = torch.randn(batch, 3, size, size)
     for key, parameter in model.named_parameters():
-        if key.endswith("bias"):
+        if key.endswith("bias") or not parameter.any():  # torchvision's ViT begins with a zero head
             torch.nn.init.normal_(parameter, std=0.02)
     return settled(model.eval(), sample, name), sample
 
