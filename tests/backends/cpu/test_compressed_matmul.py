@@ -113,7 +113,7 @@ def test_every_configuration_matches_the_reference(
     if not target.has("avx2", "fma"):
         pytest.skip("the CPU has no AVX2")
     monkeypatch.setattr("planish.passes.compressed.SMALLEST", 1)
-    limit = 3 if target is TARGET and dtype == "f32" else 1
+    limit = 2 if target is TARGET and dtype == "f32" else 1
     tactic, found = CompressedMatMul(), []
     for case in PRODUCTS:
         region, arrays, bindings = region_of_product(case, dtype)
@@ -122,8 +122,8 @@ def test_every_configuration_matches_the_reference(
         expected = run_graph(region.body, arrays)
         sizes = [bindings] if not bindings else [{**bindings, n: 2} for n in bindings] + [bindings]
         configs = tactic.configs(region, target)[:limit]
-        # sixteen bits are multiplied where there is no dot product of bytes
-        configs.append({**configs[0], "digits": True})
+        if target is TARGET:  # sixteen bits are multiplied without a dot product of bytes
+            configs.append({**configs[0], "digits": not configs[0]["digits"]})
         for config in configs:
             kernel = tactic.build(region, config, target)
             assert isinstance(kernel, Kernel)
