@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ Array = np.ndarray[Any, Any]
 
 IN_MEMORY = "an engine in memory"
 MAX_TEXT = 1 << 30  # bytes of any member but the weights
+MAX_THREADS = 8
 _THREADED_FROM = 8 << 20  # bytes of weights
 
 
@@ -263,8 +265,12 @@ class _Reader:
         if size < _THREADED_FROM:
             sound = list(map(is_sound, indices))
         else:
-            with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-                sound = list(threads.map(is_sound, indices))
+            count = min(len(os.sched_getaffinity(0)), MAX_THREADS)
+            parts = [indices[number::count] for number in range(count)]
+            with ThreadPoolExecutor(count) as threads:
+                checked = threads.map(lambda part: [is_sound(index) for index in part], parts)
+                found = dict(zip(chain(*parts), chain(*checked), strict=True))
+            sound = [found[index] for index in indices]
         if not all(sound):
             at = sound.index(False) * chunk
             raise self._damaged(f"the weights after byte {at} do not match their checksum")

@@ -19,7 +19,7 @@ A "cubin" is a shared object; kernel k is `void k(void **parameters, unsigned bl
 
 typedef uint64_t Address;
 enum { COPY = 1, FILL, KERNEL, RECORD, WAIT, GRAPH };
-enum { INVALID = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, BAD_IMAGE = 200, NOT_READY = 600 };
+enum { INVALID = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, BAD_IMAGE = 200, NOT_READY = 600, NO_CONTEXT = 201 };
 
 typedef struct { void (*run)(void **, unsigned); int count; void *module; } Function;
 typedef struct Event { long recorded, passed; struct Stream *stream; struct Graph *graph; } Event;
@@ -37,6 +37,7 @@ typedef struct {
 typedef struct Graph { Op *ops[8192]; int count, references, destroyed; } Graph;
 typedef struct Stream { Op *ops[8192]; int count; int non_blocking; Graph *capture; } Stream;
 
+static __thread void *current;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static Stream legacy, *streams[256];
 static size_t limit = (size_t)1 << 34, used;
@@ -45,7 +46,8 @@ static int arch = 90, absent, failure;
 static struct { Address at; size_t size; } blocks[65536];
 static int block_count;
 
-#define ENTER pthread_mutex_lock(&lock); calls++
+/* every thread has to choose the context; a call without one fails */
+#define ENTER if (!current) return NO_CONTEXT; pthread_mutex_lock(&lock); calls++
 #define LEAVE(status) do { int s_ = (status); pthread_mutex_unlock(&lock); return s_; } while (0)
 
 /* -- what tests ask ------------------------------------------------------------------------- */
@@ -152,7 +154,7 @@ int cuDeviceGetAttribute(int *value, int attribute, int device)
     return 0;
 }
 int cuDevicePrimaryCtxRetain(void **context, int device) { (void)device; *context = &legacy; return 0; }
-int cuCtxSetCurrent(void *context) { return context == &legacy ? 0 : INVALID; }
+int cuCtxSetCurrent(void *context) { current = context; return context == &legacy ? 0 : INVALID; }
 int cuMemGetInfo_v2(size_t *free_bytes, size_t *total) { *free_bytes = limit - used; *total = limit; return 0; }
 
 int cuMemAlloc_v2(Address *address, size_t size)

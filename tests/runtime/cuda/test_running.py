@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
+import sys
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ import planish
 from planish.errors import CompatibilityError, DeviceError, InputError
 from planish.runtime.cuda import binding
 from planish.runtime.cuda.arrays import DeviceArray
-from planish.runtime.cuda.driver import Stream
+from planish.runtime.cuda.driver import Stream, copy_on_device
 from planish.runtime.engine import Engine
 from tests.runtime.cuda.fake import WIDTH, fake_gpu, row_sums, row_sums_expected
 
@@ -236,6 +238,61 @@ def test_many_threads_share_an_engine(engine: Engine) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_threads_that_never_used_the_gpu(engine: Engine) -> None:
+    x, other = rows(4), Stream()
+    given, wrong = DeviceArray.of(x), []
+
+    def work() -> None:
+        try:
+            for _ in range(3):
+                assert close(engine.run({"x": given})["y"], x)
+                assert close(engine.run_async({"x": given}, stream=other).result()["y"], x)
+        except Exception as error:
+            wrong.append(error)
+
+    for _ in range(3):
+        engine.run_async({"x": given}, stream=other)  # its result waits in the pool, unfinished
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert not wrong
+
+
+class Tensor:
+    """What of a tensor of PyTorch is read."""
+
+    __module__ = "torch"
+    layout, requires_grad = "strided", False
+
+    def __init__(self, array: DeviceArray) -> None:
+        self.array, self.shape = array, list(array.shape)
+        self.dtype, self.device = f"torch.{array.dtype.name}", SimpleNamespace(type="cuda", index=0)
+
+    def is_contiguous(self) -> bool:
+        return True
+
+    def data_ptr(self) -> int:
+        return self.array.address
+
+
+@pytest.mark.parametrize("on_default_stream", [False, True])
+def test_tensors_of_pytorch_are_read_directly(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, on_default_stream: bool
+) -> None:
+    other = Stream()
+    current = SimpleNamespace(cuda_stream=0 if on_default_stream else other.handle)
+    library = SimpleNamespace(
+        strided="strided", cuda=SimpleNamespace(current_stream=lambda: current)
+    )
+    monkeypatch.setitem(sys.modules, "torch", library)
+    for seed in range(3):
+        x = rows(4, seed)
+        target = DeviceArray.of(np.zeros((4, WIDTH), np.float32))
+        source = DeviceArray.of(x)
+        copy_on_device(target.address, source.address, source.nbytes, current.cuda_stream)
+        assert close(engine.run({"x": Tensor(target)})["y"], x)  # waits for the copy
 
 
 def test_everything_is_given_back(gpu: ctypes.CDLL) -> None:

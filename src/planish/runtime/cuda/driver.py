@@ -406,7 +406,7 @@ class Event:
     """A point on a stream, to be waited for; with `timing` its time is known."""
 
     handle = 0
-    _owner: Device | None = None
+    _owner: Device
 
     def __init__(self, timing: bool = True) -> None:
         self._owner = device()
@@ -426,6 +426,7 @@ class Event:
 
     def is_past(self) -> bool:
         """Return whether all work before the mark is done."""
+        self._owner.use()
         status = int(self._library.cuEventQuery(self.handle))
         if status not in (0, NOT_READY):
             check(status)
@@ -433,10 +434,12 @@ class Event:
 
     def synchronize(self) -> None:
         """Wait until all work before the mark is done."""
+        self._owner.use()
         check(self._library.cuEventSynchronize(self.handle))
 
     def hold(self, stream: int) -> None:
         """Let later work on the stream of this handle wait for the mark."""
+        self._owner.use()
         check(self._library.cuStreamWaitEvent(stream, self.handle, 0))
 
     def milliseconds_since(self, earlier: Event) -> float:
@@ -446,7 +449,7 @@ class Event:
         return elapsed.value
 
     def __del__(self) -> None:
-        _released(self._owner, "cuEventDestroy_v2", self.handle)
+        _released(getattr(self, "_owner", None), "cuEventDestroy_v2", self.handle)
 
 
 def mebibytes(size: int) -> str:
