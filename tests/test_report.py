@@ -98,3 +98,7 @@ def test_accuracy_is_json_that_every_program_reads() -> None:
     assert page.count("<circle") == 2
     assert "accuracy (snr on 9 samples): float32 inf, this engine inf" in report.to_text()
     assert "<conv>" not in page
+    many = dataclasses.replace(accuracy, kept=kept * 15)
+    text = "\n".join(many.lines())
+    assert text.count("is kept in fp32") == 12
+    assert "and 3 more layers" in text

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 WIDTH, HEIGHT, MARGIN = 480, 240, 40  # of the curve, in pixels
+LISTED = 12  # layers that the text names
 
 
 @dataclass(frozen=True)
@@ -126,11 +127,13 @@ class AccuracyReport:
             cells = (mark.ljust(1), name.ljust(widths[1]), metric.rjust(widths[2]),
                      time.rjust(widths[3]), verdict)  # fmt: skip
             lines.append("  " + "  ".join(cells).rstrip())
-        for layer in self.kept:
+        for layer in self.kept[:LISTED]:
             lines.append(
                 f"  {layer.name} is kept in {layer.precision}: lowered alone, it leaves a "
                 f"signal-to-noise ratio of {layer.signal_to_noise:.1f} dB"
             )
+        if len(self.kept) > LISTED:
+            lines.append(f"  and {len(self.kept) - LISTED} more layers; the JSON report lists all")
         return [*lines, *(f"  {note}" for note in self.notes)]
 
     def picture(self) -> str:
