@@ -194,17 +194,18 @@ class Printer:
         groups: Sequence[Group],
         given: Mapping[Value, str],
         early: list[str] | None = None,
+        ahead: list[str] | None = None,
     ) -> tuple[list[str], dict[Value, str]]:
         """Return statements that compute `values` on a tile of `space`, and all values' names.
 
-        Packed constants are read in `early` where that is given.
+        Packed constants are read in `early` where that is given, operands of bytes in `ahead`.
         """
         wanted = list(values)
         nodes = nodes_behind(self.region, wanted, given)
         lines: list[str] = []
         names = dict(given)
         for node in nodes:
-            arguments = [self._argument(node, v, i, space, groups, names, lines, early)
+            arguments = [self._argument(node, v, i, space, groups, names, lines, early, ahead)
                          for i, v in enumerate(node.inputs)]  # fmt: skip
             name = self.fresh("v")
             lines.append(f"{name} = {EXPRESSIONS[node.op](node, arguments)}")
@@ -217,7 +218,7 @@ class Printer:
     def _argument(
         self, node: Node, value: Value | None, position: int, space: Shape,
         groups: Sequence[Group], names: dict[Value, str], lines: list[str],
-        early: list[str] | None,
+        early: list[str] | None, ahead: list[str] | None,
     ) -> str | None:  # fmt: skip
         if value is None:
             return None
@@ -228,7 +229,9 @@ class Printer:
                 place = lines if early is None else early
                 place.append(self.load(memory, space, groups, name))
                 return name
-            self._bind(value, space, groups, names, lines)
+            is_byte = ahead is not None and value.dtype.itemsize == 1
+            place = ahead if is_byte and ahead is not None else lines
+            self._bind(value, space, groups, names, place)
         return names[value]
 
     def _bind(

@@ -145,12 +145,13 @@ def print_dot(dtype: DType) -> str:
 
 def print_epilogue(
     printer: Printer, region: Region, anchor: Value, space: Shape, groups: Sequence[Group],
-    early: list[str] | None = None, width: int = WIDE,
+    early: list[str] | None = None, width: int = WIDE, ahead: list[str] | None = None,
 ) -> list[str]:  # fmt: skip
     """Return the statements from ``total``, a tile of `anchor`, to the region's outputs.
 
     A bias is read in `early` when that is given: before the kernel waits for others. So are other
     constants of a tile that is less than WIDE columns wide: registers hold them through the loop.
+    Operands of bytes (a residual) are read in `ahead` where that is given.
     """
     values = [operand.value for operand in region.outputs]
     loads, biased = _bias(printer, anchor, space, groups)
@@ -158,7 +159,7 @@ def print_epilogue(
         early += loads
         loads = []
     constants = early if width < WIDE else None
-    lines, names = printer.pointwise(values, space, groups, {anchor: "total"}, constants)
+    lines, names = printer.pointwise(values, space, groups, {anchor: "total"}, constants, ahead)
     lines = [*loads, *biased, *lines]
     stores = [
         printer.store(printer.output(index), space, groups, names[value])

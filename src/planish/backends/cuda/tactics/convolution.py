@@ -38,7 +38,10 @@ from planish.tactics.tactic import YES, Config, Region, Support, Tactic, TritonK
 from planish.tactics.target import Target
 
 FLOATS = (F16, BF16, F32)
+SMALL = 32  # sums of a thread, at most, that leave registers for several blocks
 FEW_CHANNELS = 16  # below this a tap's channels do not fill a K step
+MANY_ROWS = 1 << 14  # from here on memory bounds products of ...
+SHALLOW = 256  # ... at most this depth
 MOST_BITS = 31  # taps along an axis whose validity fits one number
 
 
@@ -133,7 +136,17 @@ class ImplicitProduct(Tactic):
         configs = tile_configs(rows, found.outputs, depth, itemsize, target.multiprocessors)
         if found.channels < FEW_CHANNELS:  # Triton 3.6 compiles taller tiles wrongly
             return [config for config in configs if config["m"] <= 128]
-        return [config for config in configs if config["k"] < 2 * found.channels] or configs
+        usable = [config for config in configs if config["k"] < 2 * found.channels] or configs
+        if taps == 1 and rows >= MANY_ROWS and depth <= SHALLOW:
+            shallow = [config for config in _shallow_configs(depth) if config != usable[0]]
+            usable = [usable[0], *shallow, *(c for c in usable[1:] if c not in shallow)]
+        if not _adds_bytes(found):
+            return usable
+        # where what is added is read before the products, memory is waited for once; several small
+        # blocks on one multiprocessor wait at the same time
+        small = [c for c in usable if c["m"] * c["n"] <= SMALL * 32 * c["warps"]]
+        early = [{**config, "ahead": 1} for config in (*small[:3], *usable[:2])]
+        return [usable[0], *early, *small[:3], *(c for c in usable[1:] if c not in small[:3])]
 
     def build(self, region: Region, config: Config, target: Target) -> TritonKernel:
         """Return the kernel of one configuration."""
@@ -141,6 +154,26 @@ class ImplicitProduct(Tactic):
         if isinstance(found, str):
             raise ValueError(found)
         return ConvolutionWriter(found, config).kernel()
+
+
+def _adds_bytes(found: Convolution) -> bool:
+    """Whether the epilogue reads bytes for each element of the result: a residual."""
+    shape = found.anchor.output.known_shape
+    return any(
+        operand.value is not found.data and operand.dtype.itemsize == 1 and operand.shape == shape
+        for operand in found.region.inputs
+    )
+
+
+def _shallow_configs(depth: int) -> list[Config]:
+    """Return small tiles in few stages: many blocks at once keep the memory busy.
+
+    Measured on one H200: 129 instead of 150 us for 64 channels to 256 with a residual at 56x56,
+    batch 128, and 82 instead of 97 us for 128 to 512 at 28x28.
+    """
+    k = min(1 << (max(depth, 32) - 1).bit_length(), 128)
+    sizes = ((128, 64, k, 8), (64, 128, k, 8), (128, 128, min(k, 64), 4))
+    return [{"m": m, "n": n, "k": k, "warps": w, "split": 1, "stages": 2} for m, n, k, w in sizes]
 
 
 def _pixels(found: Convolution) -> Dim:
@@ -164,6 +197,7 @@ class ConvolutionWriter:
         found, printer, tile = self.found, self.printer, self.tile
         shape = found.anchor.output.known_shape
         early = [*tile.header(printer), *self.coordinates(), *self.bases()]
+        ahead: list[str] = []
         lines = [f"total = tl.zeros(({config_pair(self.config)}), {self.element.sums})"]
         lines += self.loop()
         groups = tile.groups(printer, (0, *range(2, len(shape))), (1,))
@@ -177,9 +211,10 @@ class ConvolutionWriter:
             *print_epilogue(
                 printer, self.region, found.anchor.output, shape, groups,
                 early if found.group == 1 else None, int(self.config["n"]),
+                ahead if self.config.get("ahead") and found.group == 1 else None,
             ),
         ]  # fmt: skip
-        lines += tile.finish(printer, epilogue, "tl.program_id(2)")
+        lines = [*ahead, *lines, *tile.finish(printer, epilogue, "tl.program_id(2)")]
         workspace, counters = tile.workspace(printer, found.group)
         return printer.kernel(
             lines, (tile.tiles, tile.split, found.group), warps=int(self.config["warps"]),
