@@ -58,8 +58,8 @@ class ImageConvolution(Tactic):
         n = max(16, min(128, 1 << (found.outputs - 1).bit_length()))
         return [
             {"m": m, "n": n, "k": k, "warps": warps, "stages": stages, "split": 1}
-            for k, stages in ((32, 3), (64, 2), (32, 4), (64, 3))
-            for m, warps in ((128, 4), (64, 4), (128, 8), (256, 8))
+            for k, stages in ((16, 4), (32, 3), (16, 5), (32, 4))
+            for m, warps in ((64, 4), (128, 8), (128, 4), (256, 8))
         ]
 
     def build(self, region: Region, config: Config, target: Target) -> TritonKernel:
