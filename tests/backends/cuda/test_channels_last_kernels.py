@@ -111,7 +111,7 @@ def cases() -> Iterator[tuple[str, Tactic, Region, Config]]:
     }
     for label, shape in shapes.items():
         region = convolution(*shape, residual=label == "pointwise")
-        for extra in ({"split": 1}, {"split": 3}):
+        for extra in ({"split": 1, "ahead": 1}, {"split": 3}):
             yield f"{label} {extra}", ImplicitProduct(), region, {**TILE, **extra}
     for shape in ((1, 24, 14, 24, 3, 1, 24), (2, 20, 8, 20, 5, 2, 20)):
         region = convolution(*shape)

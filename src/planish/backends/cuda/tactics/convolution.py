@@ -139,8 +139,10 @@ class ImplicitProduct(Tactic):
         usable = [config for config in configs if config["k"] < 2 * found.channels] or configs
         if taps == 1 and rows >= MANY_ROWS and depth <= SHALLOW:
             shallow = [config for config in _shallow_configs(depth) if config != usable[0]]
+            if _adds_tensor(found, 2):
+                shallow[2:2] = [{**config, "ahead": 1} for config in shallow[:2]]
             usable = [usable[0], *shallow, *(c for c in usable[1:] if c not in shallow)]
-        if not _adds_bytes(found):
+        if not _adds_tensor(found, 1):
             return usable
         # where what is added is read before the products, memory is waited for once; several small
         # blocks on one multiprocessor wait at the same time
@@ -156,11 +158,13 @@ class ImplicitProduct(Tactic):
         return ConvolutionWriter(found, config).kernel()
 
 
-def _adds_bytes(found: Convolution) -> bool:
-    """Whether the epilogue reads bytes for each element of the result: a residual."""
+def _adds_tensor(found: Convolution, itemsize: int) -> bool:
+    """Whether the epilogue reads an element of so many bytes for each of the result: a residual."""
     shape = found.anchor.output.known_shape
     return any(
-        operand.value is not found.data and operand.dtype.itemsize == 1 and operand.shape == shape
+        operand.value is not found.data
+        and operand.dtype.itemsize == itemsize
+        and operand.shape == shape
         for operand in found.region.inputs
     )
 
