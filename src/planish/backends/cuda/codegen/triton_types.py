@@ -47,6 +47,13 @@ def compute_type(dtype: DType) -> str:
     return "tl.int1" if dtype is BOOL else ELEMENTS[dtype]
 
 
+def sum_type(dtype: DType) -> DType:
+    """Return the type that elements or products of `dtype` are summed in."""
+    if dtype.is_float:
+        return F64 if dtype is F64 else F32
+    return U64 if dtype is U64 else I64
+
+
 def literal(value: Any, dtype: DType) -> str:
     """Return a number as Triton text; where the type matters the context has to cast it."""
     if dtype is BOOL:

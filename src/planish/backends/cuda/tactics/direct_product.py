@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from planish.backends.cuda.codegen.elements import Describe, Elements, ElementTactic, typed
-from planish.backends.cuda.codegen.triton_types import compute_type
-from planish.backends.cuda.tactics.direct_window import sum_type
+from planish.backends.cuda.codegen.triton_types import compute_type, sum_type
 from planish.errors import TacticError
 from planish.ir.dtypes import BOOL
 from planish.ir.graph import Value

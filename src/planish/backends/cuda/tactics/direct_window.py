@@ -16,21 +16,14 @@ from typing import ClassVar
 import numpy as np
 
 from planish.backends.cuda.codegen.elements import Describe, Elements, ElementTactic, typed
-from planish.backends.cuda.codegen.triton_types import compute_type, literal
+from planish.backends.cuda.codegen.triton_types import compute_type, literal, sum_type
 from planish.errors import TacticError
-from planish.ir.dtypes import BOOL, F32, F64, I64, DType
+from planish.ir.dtypes import BOOL, DType
 from planish.ir.graph import Node
 from planish.ir.shape import Dim, product
 from planish.ops.convolution import Window, kernel_of, transposed_window, window_of
 
 UNROLLED = 32  # taps of a pool that are printed one after the other
-
-
-def sum_type(dtype: DType) -> DType:
-    """Return the type that sums of products of `dtype` are made in."""
-    if dtype is F64:
-        return F64
-    return F32 if dtype.is_float else I64
 
 
 def _start(e: Elements, dtype: DType, value: str = "0") -> str:

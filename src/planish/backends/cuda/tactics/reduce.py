@@ -14,7 +14,7 @@ import numpy as np
 from planish.backends.cuda.codegen.elements import anchor_of
 from planish.backends.cuda.codegen.printer import unprintable
 from planish.backends.cuda.codegen.row_program import Fold, RowProgram, row_configs, sum_of
-from planish.backends.cuda.codegen.triton_types import compute_type
+from planish.backends.cuda.codegen.triton_types import compute_type, sum_type
 from planish.backends.cuda.tactics.direct_window import norm_of
 from planish.errors import TacticError
 from planish.ir.dtypes import BOOL, F32, F64, I32, I64, U64, DType
@@ -25,13 +25,6 @@ from planish.tactics.tactic import YES, Config, Region, Support, Tactic, TritonK
 from planish.tactics.target import Target
 
 Describe = Callable[[RowProgram], str]
-
-
-def sum_type(dtype: DType) -> DType:
-    """Return the type that elements of `dtype` are summed in."""
-    if dtype.is_float:
-        return F64 if dtype is F64 else F32
-    return U64 if dtype is U64 else I64
 
 
 def largest_of(dtype: DType) -> Fold:
@@ -124,10 +117,6 @@ def _norm(p: RowProgram) -> str:
     return _summed(power, root.replace("{x}", "{r}"))(p)
 
 
-def _same(dtype: DType) -> DType:
-    return sum_type(dtype)
-
-
 class Reduce(Tactic):
     """See the module's docstring."""
 
@@ -147,7 +136,7 @@ class Reduce(Tactic):
         "ReduceMax": _folded(largest_of, _extreme_type),
         "ReduceMean": _summed("{x}", "{r} / {n}"),
         "ReduceMin": _folded(smallest_of, _extreme_type),
-        "ReduceProd": _folded(product_of, _same),
+        "ReduceProd": _folded(product_of, sum_type),
         "ReduceSum": _summed("{x}"),
         "ReduceSumSquare": _summed("{x} * {x}"),
     }

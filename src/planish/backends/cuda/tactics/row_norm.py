@@ -13,8 +13,8 @@ from typing import ClassVar
 from planish.backends.cuda.codegen.elements import anchor_of
 from planish.backends.cuda.codegen.printer import unprintable
 from planish.backends.cuda.codegen.row_program import RowProgram, row_configs, sum_of
-from planish.backends.cuda.codegen.triton_types import compute_type
-from planish.backends.cuda.tactics.reduce import largest_of, smallest_of, sum_type
+from planish.backends.cuda.codegen.triton_types import compute_type, sum_type
+from planish.backends.cuda.tactics.reduce import largest_of, smallest_of
 from planish.errors import TacticError
 from planish.ir.dtypes import I32, DType
 from planish.ir.graph import Node, Value
