@@ -87,9 +87,9 @@ def test_unknown_runtime(digits_plan: Path) -> None:
 
 
 def test_invalid_precision() -> None:
-    call("compare", DIGITS, "--precision", "fp8", code=2)
+    call("compare", DIGITS, "--precision", "fp4", code=2)
     with pytest.raises(ConfigError):
-        BuildConfig(precision="fp8")
+        BuildConfig(precision="fp4")
 
 
 def test_a_saved_model_against_tensorflow() -> None:
