@@ -190,6 +190,7 @@ def compare(cases: Sequence[Case], features: frozenset[str], preamble: str) -> N
     assert not failures, f"{len(failures)} of {len(cases)} differ:\n" + "\n".join(failures[:12])
 
 
+@pytest.mark.slow
 @emulated
 def test_first_configurations_match_the_reference_in_emulation() -> None:
     compare(cases_of([TARGET, SMALL], 2), EMULATED, EMULATION)

@@ -71,6 +71,16 @@ def test_a_kernel_that_the_compiler_refuses_has_an_error_and_the_others_compile(
     assert not isinstance(second, CompileError)
 
 
+def test_a_pipeline_that_needs_too_much_shared_memory_is_cut() -> None:
+    variant = next(iter(variants(["MatMul"], QUICK[:1])))
+    tactic = next(tactic for tactic, _ in _candidates(variant) if tactic.name == "triton_matmul")
+    config = {"m": 128, "n": 256, "k": 64, "warps": 8, "stages": 9, "split": 1}
+    for architecture, most in ((90, 227 << 10), (89, 99 << 10)):
+        (cubin,) = compile_kernels([_kernel(variant, tactic, config)], architecture)
+        assert not isinstance(cubin, CompileError), str(cubin)
+        assert cubin.shared <= most
+
+
 def test_what_is_not_done_by_the_deadline_has_an_error() -> None:
     kernel = TritonKernel(
         "@triton.jit\ndef @NAME@(x0):\n    tl.store(x0, 12345.0)\n", ("*fp32",), (True,), (1,)

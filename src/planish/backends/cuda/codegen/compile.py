@@ -149,9 +149,10 @@ def _job(kernel: TritonKernel, arch: int) -> dict[str, Any]:
 
 
 def _key(job: Mapping[str, Any]) -> str:
-    prelude = Path(__file__).with_name("prelude.py").read_bytes()
+    folder = Path(__file__).parent
+    code = [(folder / name).read_bytes() for name in ("prelude.py", "worker.py")]
     text = json.dumps(job, sort_keys=True).encode()
-    return hashlib.blake2b(text + prelude, digest_size=16).hexdigest()
+    return hashlib.blake2b(b"".join([text, *code]), digest_size=16).hexdigest()
 
 
 def _cached(key: str) -> Cubin | CompileError | None:

@@ -28,6 +28,9 @@ PROGRAMMATIC_LAUNCH = 90  # as in runtime/cuda/driver.py, which launches such ke
 EARLY = """planish_begin = planish_begin_programmatic
 planish_wait = planish_wait_programmatic
 """
+# that one block may use, by compute capability
+SHARED_BYTES = {80: 163 << 10, 86: 99 << 10, 87: 163 << 10, 89: 99 << 10, 120: 99 << 10}
+MOST_SHARED = 227 << 10
 
 
 def compile_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -58,8 +61,14 @@ def compile_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         constexprs={},
         attrs=attributes,
     )
-    options = {"num_warps": job["warps"], "num_stages": job["stages"]}
-    compiled = triton.compile(source, target=GPUTarget("cuda", job["arch"], 32), options=options)
+    target = GPUTarget("cuda", job["arch"], 32)
+    for stages in range(job["stages"], 0, -1):  # a pipeline that is too long is cut
+        options = {"num_warps": job["warps"], "num_stages": stages}
+        compiled = triton.compile(source, target=target, options=options)
+        if compiled.metadata.shared <= SHARED_BYTES.get(job["arch"], MOST_SHARED):
+            break
+    else:
+        return {"error": f"it needs {compiled.metadata.shared} bytes of shared memory"}
     metadata = compiled.metadata
     scratch = (getattr(metadata, "global_scratch_size", 0) or 0) + (
         getattr(metadata, "profile_scratch_size", 0) or 0
