@@ -42,6 +42,7 @@ SMALL = 32  # sums of a thread, at most, that leave registers for several blocks
 FEW_CHANNELS = 16  # below this a tap's channels do not fill a K step
 MANY_ROWS = 1 << 14  # from here on memory bounds products of ...
 SHALLOW = 256  # ... at most this depth
+SHARED_BYTES = 200 << 10  # of a block's tiles; the epilogue and Triton need some more
 MOST_BITS = 31  # taps along an axis whose validity fits one number
 
 
@@ -137,6 +138,9 @@ class ImplicitProduct(Tactic):
         if found.channels < FEW_CHANNELS:  # Triton 3.6 compiles taller tiles wrongly
             return [config for config in configs if config["m"] <= 128]
         usable = [config for config in configs if config["k"] < 2 * found.channels] or configs
+        if found.gate is not None:  # its tiles are kept in shared memory like those of the data
+            fitting = [config for config in usable if _gated_bytes(config, itemsize) <= SHARED_BYTES]
+            usable = fitting or usable
         if taps == 1 and rows >= MANY_ROWS and depth <= SHALLOW:
             shallow = [config for config in _shallow_configs(depth) if config != usable[0]]
             if _adds_tensor(found, 2):
@@ -167,6 +171,12 @@ def _adds_tensor(found: Convolution, itemsize: int) -> bool:
         and operand.shape == shape
         for operand in found.region.inputs
     )
+
+
+def _gated_bytes(config: Config, itemsize: int) -> int:
+    """Return the shared memory of a configuration's tiles with those of a gate."""
+    rows = 2 * int(config["m"]) + int(config["n"])
+    return rows * int(config["k"]) * itemsize * int(config["stages"])
 
 
 def _shallow_configs(depth: int) -> list[Config]:
