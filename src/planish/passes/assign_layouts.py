@@ -124,7 +124,9 @@ class _Assignment:
             self._fit_operand(graph, node, index)
         for output in node.outputs:
             order, halo = self._output_order(node, output), self._halo_of(output)
-            image = output.rank in CHANNEL_RANKS and order == Layout.channels_last(output.rank).order
+            image = (
+                output.rank in CHANNEL_RANKS and order == Layout.channels_last(output.rank).order
+            )
             if image and node.attributes["kind"] == "pointwise" and halo != no_halo(output.rank):
                 halo = _with_few_channels(output, halo)
             self._own(output, Layout(order, halo))

@@ -139,7 +139,9 @@ class ImplicitProduct(Tactic):
             return [config for config in configs if config["m"] <= 128]
         usable = [config for config in configs if config["k"] < 2 * found.channels] or configs
         if found.gate is not None:  # its tiles are kept in shared memory like those of the data
-            fitting = [config for config in usable if _gated_bytes(config, itemsize) <= SHARED_BYTES]
+            fitting = [
+                config for config in usable if _gated_bytes(config, itemsize) <= SHARED_BYTES
+            ]
             usable = fitting or usable
         if taps == 1 and rows >= MANY_ROWS and depth <= SHALLOW:
             shallow = [config for config in _shallow_configs(depth) if config != usable[0]]
