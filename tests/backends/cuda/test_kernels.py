@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from planish.backends.cuda.codegen.compile import compile_kernels
+from planish.backends.cuda.codegen.printer import load_text
 from planish.backends.cuda.device import detect
 from planish.backends.cuda.tactics import discover
 from planish.errors import CompileError
@@ -69,6 +70,12 @@ def test_a_kernel_that_the_compiler_refuses_has_an_error_and_the_others_compile(
     assert isinstance(first, CompileError)
     assert "undefined" in str(first)
     assert not isinstance(second, CompileError)
+
+
+def test_bytes_below_zero_where_nothing_is_are_not_left_to_the_load() -> None:
+    assert load_text("p", [], "-128") == "tl.load(p)"
+    assert load_text("p", ["m", "n"]) == "tl.load(p, mask=m & n, other=0)"
+    assert load_text("p", ["m"], "-128") == "planish_load(p, m, -128)"
 
 
 def test_a_pipeline_that_needs_too_much_shared_memory_is_cut() -> None:

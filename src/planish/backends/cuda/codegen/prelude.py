@@ -126,6 +126,17 @@ def planish_i8(x):
 
 
 @triton.jit
+def planish_load(pointer, mask, other):
+    """Read bytes, `other` where the mask says no.
+
+    Triton 3.6 fills the lanes of a vector of bytes with the bits of a negative `other` as of one
+    32-bit number, so that all but the first are -1.
+    """
+    value = tl.load(pointer, mask=mask, other=0)
+    return tl.where(mask, value, other).to(value.dtype)
+
+
+@triton.jit
 def planish_i8_packed(x):
     """Convert each element, then saturate and pack four of them with two instructions."""
     return tl.inline_asm_elementwise(

@@ -278,6 +278,16 @@ class Printer:
         )  # fmt: skip
 
 
+def load_text(pointer: str, masks: Sequence[str], other: str = "0") -> str:
+    """Return a load that gives `other` where a mask says no."""
+    if not masks:
+        return f"tl.load({pointer})"
+    mask = " & ".join(masks)
+    if other.startswith("-"):
+        return f"planish_load({pointer}, {mask}, {other})"
+    return f"tl.load({pointer}, mask={mask}, other={other})"
+
+
 def nodes_behind(region: Region, values: Sequence[Value], given: Mapping[Value, str]) -> list[Node]:
     """Return the nodes of the body that `values` need and `given` does not have, in order."""
     seen: set[Node] = set()

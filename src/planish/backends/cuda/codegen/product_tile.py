@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from planish.backends.cuda.codegen.printer import Group, Printer, indent
+from planish.backends.cuda.codegen.printer import Group, Printer, indent, load_text
 from planish.ir.dtypes import F32, I8, DType
 from planish.ir.graph import Value
 from planish.ir.shape import Dim, Shape, ceildiv
@@ -133,8 +133,7 @@ class ProductTile:
 
 def masked_load(name: str, pointer: str, masks: Sequence[str], other: str = "0") -> str:
     """Return the statement that reads a tile of an operand, `other` where a mask says no."""
-    rest = f", mask={' & '.join(masks)}, other={other}" if masks else ""
-    return f"{name} = tl.load({pointer}{rest})"
+    return f"{name} = {load_text(pointer, masks, other)}"
 
 
 def print_dot(dtype: DType) -> str:

@@ -113,8 +113,8 @@ class _Writer:
             sums = f"total{position} += x * w{tap}_"
             uses.setdefault(position * stride + tap * dilation, []).append(sums)
         for place in sorted(uses):
-            pointer, present = window.place([*above, place], element.padding)
-            lines += [f"x = tl.load({pointer}{present})", *element.converted("x")]
+            load = window.place([*above, place], element.padding)
+            lines += [f"x = {load}", *element.converted("x")]
             lines += [f"x = x.to({element.sums})", *uses[place]]
         return lines
 

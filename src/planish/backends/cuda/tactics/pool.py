@@ -69,8 +69,7 @@ class Pool(Tactic):
         included = bool(anchor.attributes.get("count_include_pad", 0))
         counts: list[str] = []
         for tap in np.ndindex(*slide.kernel):
-            pointer, present = window.tap(tap, rest)
-            value = f"tl.load({pointer}{present}).to({kind})"
+            value = f"{window.tap(tap, rest)}.to({kind})"
             combined = f"tl.maximum(total, {value})" if is_max else f"total + {value}"
             lines.append(f"total = {combined}")
             inside = window.inside(tap)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from planish.backends.cuda.codegen.printer import Memory, Printer
+from planish.backends.cuda.codegen.printer import Memory, Printer, load_text
 from planish.ir.shape import Dim, Shape, product
 from planish.ops.convolution import Window
 from planish.tactics.tactic import Config
@@ -73,12 +73,12 @@ class Window2D:
         lines.append(f"x_tile = x_pixels[:, None] + (channels * {channel})[None, :]")
         return lines
 
-    def tap(self, tap: Sequence[int], rest: str = "0") -> tuple[str, str]:
-        """Return the pointer of one tap and the end of its load (", mask=..., other=...")."""
+    def tap(self, tap: Sequence[int], rest: str = "0") -> str:
+        """Return the load of one tap, `rest` where there is no element."""
         return self.place(self._places(tap), rest)
 
-    def place(self, places: Sequence[int], rest: str = "0") -> tuple[str, str]:
-        """Return the same of elements that lie so far behind the first one along each axis."""
+    def place(self, places: Sequence[int], rest: str = "0") -> str:
+        """Return the load of what lies so far behind the first element along each axis."""
         shift = " + ".join(
             f"{place} * {self.printer.dim(stride)}"
             for place, stride in zip(places, self.source.strides[2:], strict=True)
@@ -88,7 +88,7 @@ class Window2D:
         masks = [f"({mask})[:, None]" for mask in self._conditions(places)]
         masks += [self.pixel_mask_2d] if self.pixel_mask_2d else []
         masks += [f"{self.channel_mask}[None, :]"] if self.channel_mask else []
-        return pointer, f", mask={' & '.join(masks)}, other={rest}" if masks else ""
+        return load_text(pointer, masks, rest)
 
     def inside(self, tap: Sequence[int]) -> list[str]:
         """Return the conditions under which the tap's pixel exists, as vectors over pixels."""
