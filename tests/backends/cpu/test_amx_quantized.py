@@ -105,6 +105,7 @@ def test_first_configurations_match_the_reference_in_emulation() -> None:
     compare(cases_of([TARGET, SMALL], 1), EMULATED, EMULATION)
 
 
+@pytest.mark.slow
 @emulated
 def test_results_overwrite_what_they_add() -> None:
     """A shortcut whose memory the result takes: rows that two tiles share are finished once."""
