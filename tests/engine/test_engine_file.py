@@ -178,7 +178,7 @@ def test_wrong_types_in_the_manifest_are_refused(path: Path, fields: Any):
 @pytest.mark.parametrize(("version", "fix"), [(0, "build the engine"), (99, "upgrade"), ("x", "")])
 def test_other_format_versions_are_named(path: Path, version: Any, fix: str):
     edit_manifest(path, format=version)
-    with pytest.raises(CompatibilityError, match=f"format version {version}.*version 2") as caught:
+    with pytest.raises(CompatibilityError, match=f"format version {version}.*version 3") as caught:
         load(path)
     assert fix in str(caught.value)
 

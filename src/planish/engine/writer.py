@@ -21,7 +21,7 @@ from planish.engine.parts import Array, DeviceCode, EngineParts, NativeCode
 from planish.errors import EngineFileError
 from planish.plan.serialize import plan_to_json
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 CHUNK = 1 << 20  # bytes of weights under one checksum
 
 MANIFEST, PLAN, GRAPH, REPORT = "manifest.json", "plan.json", "graph.txt", "report.json"
